@@ -1,0 +1,12 @@
+"""Attention for PyTorch: blocks that need nothing but torch.
+
+Sequence attention (:mod:`attention_blocks.sequence`), positions (:mod:`attention_blocks.positions`) and Transformer
+layers (:mod:`attention_blocks.transformer`); every public name is importable from here.
+"""
+
+from attention_blocks import positions, sequence, transformer
+from attention_blocks.positions import *  # noqa: F403
+from attention_blocks.sequence import *  # noqa: F403
+from attention_blocks.transformer import *  # noqa: F403
+
+__all__ = sorted([*positions.__all__, *sequence.__all__, *transformer.__all__])

@@ -1,0 +1,3 @@
+"""positions."""
+
+__all__: list[str] = []

@@ -1,0 +1,30 @@
+"""Attention of a sequence over a sequence: the contract, the masks, and the blocks."""
+
+from attention_blocks.sequence.additive import AdditiveAttention
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.cross_attention import CrossAttention
+from attention_blocks.sequence.dot_product import DotProductAttention
+from attention_blocks.sequence.luong import LuongAttention
+from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
+from attention_blocks.sequence.masks import causal_mask, padding_mask, window_mask
+from attention_blocks.sequence.multi_head import MultiHeadAttention
+from attention_blocks.sequence.scores import dot_product_attention, masked_softmax
+from attention_blocks.sequence.self_attention import SelfAttention
+
+__all__ = [
+    "AdditiveAttention",
+    "Attention",
+    "AttentionOutput",
+    "CrossAttention",
+    "DotProductAttention",
+    "LuongAttention",
+    "MaskedSelfAttention",
+    "Memory",
+    "MultiHeadAttention",
+    "SelfAttention",
+    "causal_mask",
+    "dot_product_attention",
+    "masked_softmax",
+    "padding_mask",
+    "window_mask",
+]

@@ -1,0 +1,65 @@
+"""Additive attention, the first of them all: a small network scores each query against each key."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.masks import check_mask
+from attention_blocks.sequence.scores import masked_softmax
+
+
+class AdditiveAttention(Attention):
+    """Attends by the score of a network with one hidden layer.
+
+    ::
+
+        score(q, k) = v · tanh(W q + U k)
+
+    ``U k`` is computed once a sequence, in :meth:`project`. Memory is O(B · T_q · T_k · hidden_dim).
+
+    Args:
+        query_dim: D_q.
+        key_dim: D_k; as ``query_dim`` when left out.
+        hidden_dim: width of the hidden layer; ``query_dim`` when left out.
+
+    References:
+        Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate", appendix A.1.2.
+
+    Example:
+        >>> import torch
+        >>> attention = AdditiveAttention(query_dim=8, key_dim=6)
+        >>> memory = attention.project(torch.randn(2, 5, 6))
+        >>> attention.attend(torch.randn(2, 1, 8), memory).context.shape
+        torch.Size([2, 1, 6])
+    """
+
+    def __init__(self, query_dim: int, key_dim: int | None = None, *, hidden_dim: int | None = None) -> None:
+        super().__init__(query_dim, key_dim)
+        hidden_dim = query_dim if hidden_dim is None else hidden_dim
+        if hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be a positive feature size, got {hidden_dim}")
+        self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
+        self.key_proj = nn.Linear(self.key_dim, hidden_dim, bias=False)
+        self.score_proj = nn.Linear(hidden_dim, 1, bias=False)
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        """The keys' half of the hidden layer, (B, T_k, hidden_dim); see :meth:`Attention.project`."""
+        return Memory(self.key_proj(key), key if value is None else value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """See :meth:`Attention.attend`."""
+        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        hidden = torch.tanh(self.query_proj(query).unsqueeze(2) + memory.key.unsqueeze(1))
+        weights = masked_softmax(self.score_proj(hidden).squeeze(-1), mask)
+        context = weights.to(memory.value.dtype) @ memory.value
+        return AttentionOutput(context, weights if need_weights else None)

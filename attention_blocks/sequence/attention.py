@@ -1,0 +1,161 @@
+"""The one contract of every sequence attention: project a sequence once, attend to it as often as wanted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attention_blocks.sequence.masks import check_polarity
+
+
+class AttentionOutput(NamedTuple):
+    """What a query gets from attending.
+
+    Attributes:
+        context: (B, T_q, context_dim), the weighted mean of the values; zero for a query that may attend to nothing.
+        weights: the attention map, (B, T_q, T_k), or (B, N, T_q, T_k) from a block with heads; ``None`` unless it
+            was asked for. Taken before dropout, so that a row sums to 1 in training too.
+    """
+
+    context: Tensor
+    weights: Tensor | None
+
+
+class Memory(NamedTuple):
+    """A sequence made ready to be attended to.
+
+    What stands in it is the block's own business; two things hold for every block: the batch is the first axis (so
+    that rows can be chosen), and the positions of the sequence are the last axis but one (so that memories of
+    consecutive pieces can be joined).
+
+    Attributes:
+        key: (B, T_k, D_k), or (B, N, T_k, D_k) from a block with heads.
+        value: (B, T_k, D_v), or (B, N, T_k, D_v) from a block with heads.
+    """
+
+    key: Tensor
+    value: Tensor
+
+    def append(self, later: Memory) -> Memory:
+        """Joins the memory of what comes later in the same sequence, as a cache does in decoding."""
+        return Memory(torch.cat([self.key, later.key], dim=-2), torch.cat([self.value, later.value], dim=-2))
+
+
+class Attention(nn.Module):
+    """Base of every sequence attention; subclass it to bring your own to any system here.
+
+    ::
+
+        key, value ──project──▶ Memory ──┐
+                                         ├──attend──▶ AttentionOutput(context, weights)
+        query, mask ─────────────────────┘
+
+    A subclass writes :meth:`project` and :meth:`attend`, and keeps no state between calls. It is built as
+    ``Block(query_dim, key_dim, **own_arguments)``.
+
+    A mask is boolean and **True means: may attend**, as in :func:`torch.nn.functional.scaled_dot_product_attention`
+    and unlike :class:`torch.nn.MultiheadAttention`. It is broadcastable to (B, T_q, T_k). A query that may attend to
+    nothing gets a zero context, zero weights and zero gradient.
+
+    Args:
+        query_dim: D_q, the feature size of the queries.
+        key_dim: D_k, the feature size of the keys, and of the values when none are given apart.
+        context_dim: the feature size of the context; ``key_dim`` when left out.
+
+    Attributes:
+        query_dim: as given.
+        key_dim: as given.
+        context_dim: the feature size of the context, for whoever builds the next layer.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    Example:
+        A block of one's own, the mean of all places that may be attended to:
+
+        >>> import torch
+        >>> from attention_blocks import Attention, AttentionOutput, Memory, masked_softmax
+        >>> class MeanAttention(Attention):
+        ...     def project(self, key, value=None, *, offset=0):
+        ...         return Memory(key, key if value is None else value)
+        ...     def attend(self, query, memory, mask=None, *, need_weights=False, offset=0):
+        ...         scores = query.new_zeros(query.size(0), query.size(1), memory.key.size(-2))
+        ...         weights = masked_softmax(scores, mask)
+        ...         return AttentionOutput(weights @ memory.value, weights if need_weights else None)
+        >>> MeanAttention(4, 6)(torch.randn(2, 3, 4), torch.ones(2, 5, 6)).context.mean().item()
+        1.0
+    """
+
+    def __init__(self, query_dim: int, key_dim: int | None = None, context_dim: int | None = None) -> None:
+        super().__init__()
+        key_dim = query_dim if key_dim is None else key_dim
+        context_dim = key_dim if context_dim is None else context_dim
+        for name, size in (("query_dim", query_dim), ("key_dim", key_dim), ("context_dim", context_dim)):
+            if size < 1:
+                raise ValueError(f"{name} must be a positive feature size, got {size}")
+        self.query_dim = query_dim
+        self.key_dim = key_dim
+        self.context_dim = context_dim
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        """Makes a sequence ready to be attended to; done once a sequence.
+
+        Args:
+            key: (B, T_k, D_k).
+            value: (B, T_k, D_v); the keys serve as values when left out.
+            offset: position of the first key in its sequence, for blocks that know positions.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define project(key, value=None, *, offset=0)")
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """Lets each query look at a projected sequence; done as often as wanted.
+
+        Args:
+            query: (B, T_q, D_q).
+            memory: what :meth:`project` returned.
+            mask: boolean, True = may attend, broadcastable to (B, T_q, T_k).
+            need_weights: also return the attention map.
+            offset: position of the first query in its sequence, for blocks that know positions.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define attend(query, memory, mask=None, *, need_weights=False, offset=0)"
+        )
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+    ) -> AttentionOutput:
+        """``attend(query, project(key, value))``, in one call.
+
+        Args:
+            query: (B, T_q, D_q).
+            key: (B, T_k, D_k).
+            value: (B, T_k, D_v); the keys serve as values when left out.
+            mask: boolean, True = may attend, broadcastable to (B, T_q, T_k).
+            need_weights: also return the attention map.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit, or the mask looks as if True meant "ignore".
+        """
+        check_polarity(mask)
+        return self.attend(query, self.project(key, value), mask, need_weights=need_weights)

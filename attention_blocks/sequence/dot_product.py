@@ -1,0 +1,97 @@
+"""Dot-product attention: no parameters, the similarity of query and key is the score."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.masks import check_mask
+from attention_blocks.sequence.scores import dot_product_attention
+
+Similarity = Literal["plain", "scaled", "cosine"]
+
+
+class DotProductAttention(Attention):
+    """Attends by the dot product of queries and keys.
+
+    ::
+
+        plain    score(q, k) = q · k
+        scaled   score(q, k) = q · k / sqrt(D)
+        cosine   score(q, k) = q · k / (|q| |k|)
+
+    Args:
+        query_dim: D, the feature size of queries and keys.
+        key_dim: as ``query_dim``, which it must equal.
+        similarity: "plain", "scaled" or "cosine".
+        scale: multiplies the score further, as an inverse temperature; cosine scores lie in [-1, 1] and often want
+            10 or so.
+
+    Raises:
+        ValueError: the sizes differ, or the similarity is unknown.
+
+    References:
+        Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation" (plain);
+        Vaswani et al. 2017, "Attention Is All You Need" (scaled).
+
+    Example:
+        >>> import torch
+        >>> attention = DotProductAttention(8)
+        >>> context, weights = attention(torch.randn(2, 3, 8), torch.randn(2, 5, 8), need_weights=True)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 3, 8]), torch.Size([2, 3, 5]))
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int | None = None,
+        *,
+        similarity: Similarity = "scaled",
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(query_dim, key_dim)
+        if self.key_dim != query_dim:
+            raise ValueError(
+                f"key_dim ({key_dim}) must equal query_dim ({query_dim}) for a dot product; "
+                "LuongAttention(score='general') or MultiHeadAttention compare unlike sizes"
+            )
+        if similarity not in get_args(Similarity):
+            raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
+        self.similarity = similarity
+        self.scale = scale * query_dim**-0.5 if similarity == "scaled" else scale
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        """Keys as they are, or of length 1 for the cosine; see :meth:`Attention.project`."""
+        value = key if value is None else value
+        return Memory(F.normalize(key, dim=-1) if self.similarity == "cosine" else key, value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """See :meth:`Attention.attend`."""
+        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        if self.similarity == "cosine":
+            query = F.normalize(query, dim=-1)
+        context, weights = dot_product_attention(
+            query.unsqueeze(1),
+            memory.key.unsqueeze(1),
+            memory.value.unsqueeze(1),
+            None if mask is None else mask.unsqueeze(-3),
+            scale=self.scale,
+            need_weights=need_weights,
+        )
+        return AttentionOutput(context.squeeze(1), None if weights is None else weights.squeeze(1))
+
+    def extra_repr(self) -> str:
+        """Names the similarity in the printed module."""
+        return f"{self.query_dim}, similarity={self.similarity!r}, scale={self.scale:g}"

@@ -1,0 +1,134 @@
+"""Luong's attention: three scores, over the whole source or over a window of it."""
+
+from __future__ import annotations
+
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from attention_blocks.sequence.additive import AdditiveAttention
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.masks import check_mask
+from attention_blocks.sequence.scores import dot_product_attention
+
+LuongScore = Literal["dot", "general", "concat"]
+LuongWindow = Literal["global", "local-m", "local-p"]
+
+
+class LuongAttention(Attention):
+    """Attends by one of three scores, globally or in a window around an aligned position.
+
+    ::
+
+        dot      score(q, k) = q · k
+        general  score(q, k) = q · W k
+        concat   score(q, k) = v · tanh(W [q; k])
+
+        global   over all keys
+        local-m  over |s - t| <= D: the query at position t is aligned with the key at the same position
+        local-p  over |s - p| <= D with p = S · sigmoid(v_p · tanh(W_p q)); weights are multiplied by
+                 exp(-(s - p)² / 2σ²), σ = D/2, and, as in the paper, not normalised again
+
+    S is the number of keys that the query may attend to, hence the sentence's own length under a padding mask.
+
+    Args:
+        query_dim: D_q.
+        key_dim: D_k; as ``query_dim`` when left out. "dot" needs both equal.
+        score: "dot", "general" or "concat".
+        window: "global", "local-m" (monotonic) or "local-p" (predictive).
+        radius: D, how many positions on each side of the aligned one a local window holds.
+
+    Raises:
+        ValueError: unlike sizes for "dot", an unknown score or window, a radius below 1.
+
+    References:
+        Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation", sections 3.1 and 3.2.
+
+    Example:
+        >>> import torch
+        >>> attention = LuongAttention(8, 6, score="general", window="local-p", radius=2)
+        >>> attention(torch.randn(2, 3, 8), torch.randn(2, 9, 6), need_weights=True).weights.shape
+        torch.Size([2, 3, 9])
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int | None = None,
+        *,
+        score: LuongScore = "general",
+        window: LuongWindow = "global",
+        radius: int = 10,
+    ) -> None:
+        super().__init__(query_dim, key_dim)
+        if score not in get_args(LuongScore):
+            raise ValueError(f"score must be one of {', '.join(get_args(LuongScore))}, got {score!r}")
+        if window not in get_args(LuongWindow):
+            raise ValueError(f"window must be one of {', '.join(get_args(LuongWindow))}, got {window!r}")
+        if score == "dot" and self.key_dim != query_dim:
+            raise ValueError(
+                f"key_dim ({key_dim}) must equal query_dim ({query_dim}) for score='dot'; use score='general'"
+            )
+        if radius < 1:
+            raise ValueError(f"radius must be 1 or more, got {radius}")
+        self.score = score
+        self.window = window
+        self.radius = radius
+        self.key_proj = nn.Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
+        # W [q; k] is the sum of one matrix times q and one times k: the additive score under another name.
+        self.concat = AdditiveAttention(query_dim, self.key_dim) if score == "concat" else None
+        self.position_hidden = nn.Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
+        self.position_proj = nn.Linear(query_dim, 1, bias=False) if window == "local-p" else None
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        """What of the score the keys alone decide: k, W k, or their half of the hidden layer."""
+        value = key if value is None else value
+        if self.concat is not None:
+            return self.concat.project(key, value)
+        return Memory(key if self.key_proj is None else self.key_proj(key), value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """See :meth:`Attention.attend`; ``offset`` is where local-m aligns the first query."""
+        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        if self.window == "global":
+            return self._look(query, memory, mask, need_weights=need_weights)
+        places = torch.arange(memory.key.size(1), device=query.device)
+        if self.position_hidden is None or self.position_proj is None:
+            aligned = torch.arange(query.size(1), device=query.device)[:, None] + offset
+            return self._look(
+                query, memory, _both(mask, (places - aligned).abs() <= self.radius), need_weights=need_weights
+            )
+        reach = torch.sigmoid(self.position_proj(torch.tanh(self.position_hidden(query))).float())
+        length = memory.key.size(1) if mask is None else mask.sum(-1, keepdim=True)
+        distance = places - reach.to(torch.promote_types(query.dtype, torch.float32)) * length
+        weights = self._look(query, memory, _both(mask, distance.abs() <= self.radius), need_weights=True).weights
+        weights = cast(Tensor, weights) * torch.exp(-distance.square() / (2 * (self.radius / 2) ** 2))
+        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
+
+    def _look(self, query: Tensor, memory: Memory, mask: Tensor | None, *, need_weights: bool) -> AttentionOutput:
+        """Scores, softmax and context under a mask that holds the window already."""
+        if self.concat is not None:
+            return self.concat.attend(query, memory, mask, need_weights=need_weights)
+        key, value = memory.key.unsqueeze(1), memory.value.unsqueeze(1)
+        heads = None if mask is None else mask.unsqueeze(-3)
+        found = dot_product_attention(query.unsqueeze(1), key, value, heads, scale=1.0, need_weights=need_weights)
+        return AttentionOutput(found.context.squeeze(1), None if found.weights is None else found.weights.squeeze(1))
+
+    def extra_repr(self) -> str:
+        """Names score and window in the printed module."""
+        return f"score={self.score!r}, window={self.window!r}" + (
+            "" if self.window == "global" else f", radius={self.radius}"
+        )
+
+
+def _both(mask: Tensor | None, window: Tensor) -> Tensor:
+    return window if mask is None else mask & window

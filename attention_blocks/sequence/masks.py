@@ -1,0 +1,173 @@
+"""Attention masks: boolean, **True = may attend**, broadcastable to (B, T_q, T_k), combined with ``&``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def padding_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
+    """Lets every query attend to the real tokens of its own sequence and not to the padding behind them.
+
+    Args:
+        lengths: (B,), whole numbers: how many tokens each sequence has.
+        max_length: T_k, the padded length; the longest length when left out.
+
+    Returns:
+        (B, 1, T_k), True at real tokens.
+
+    Raises:
+        TypeError: the lengths are not whole numbers.
+        ValueError: ``lengths`` is not one-dimensional.
+
+    Example:
+        >>> padding_mask(torch.tensor([1, 3])).int()
+        tensor([[[1, 0, 0]],
+        <BLANKLINE>
+                [[1, 1, 1]]], dtype=torch.int32)
+    """
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must hold whole numbers, got {lengths.dtype}; pass how many tokens each sequence has")
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must have shape (B,), got {tuple(lengths.shape)}; pass one length a sequence")
+    longest = int(lengths.max()) if max_length is None else max_length
+    positions = torch.arange(longest, device=lengths.device)
+    return (positions < lengths[:, None])[:, None, :]
+
+
+def window_mask(
+    query_length: int,
+    key_length: int | None = None,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    offset: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Lets the query at position t attend to the keys at positions ``t - before`` to ``t + after``.
+
+    Args:
+        query_length: T_q.
+        key_length: T_k; ``offset + query_length`` when left out.
+        before: how many earlier positions may be seen; all when left out.
+        after: how many later positions may be seen; all when left out.
+        offset: position of the first query; the first key stands at position 0.
+        device: where to make the mask.
+
+    Returns:
+        (T_q, T_k), True within the window.
+
+    Raises:
+        ValueError: ``before`` or ``after`` is negative.
+
+    Example:
+        >>> window_mask(4, before=1, after=0).int()
+        tensor([[1, 0, 0, 0],
+                [1, 1, 0, 0],
+                [0, 1, 1, 0],
+                [0, 0, 1, 1]], dtype=torch.int32)
+    """
+    for name, reach in (("before", before), ("after", after)):
+        if reach is not None and reach < 0:
+            raise ValueError(f"{name} counts positions and must be 0 or more, got {reach}; leave it out for all")
+    query = torch.arange(query_length, device=device)[:, None] + offset
+    key = torch.arange(offset + query_length if key_length is None else key_length, device=device)
+    mask = torch.ones(query.size(0), key.size(0), dtype=torch.bool, device=device)
+    if before is not None:
+        mask = mask & (key >= query - before)
+    if after is not None:
+        mask = mask & (key <= query + after)
+    return mask
+
+
+def causal_mask(
+    query_length: int,
+    key_length: int | None = None,
+    *,
+    offset: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Lets each query attend to itself and to what came before it.
+
+    Args:
+        query_length: T_q.
+        key_length: T_k; ``offset + query_length`` when left out.
+        offset: position of the first query; the first key stands at position 0.
+        device: where to make the mask.
+
+    Returns:
+        (T_q, T_k), True on and below the diagonal.
+
+    Example:
+        >>> causal_mask(3).int()
+        tensor([[1, 0, 0],
+                [1, 1, 0],
+                [1, 1, 1]], dtype=torch.int32)
+        >>> causal_mask(1, offset=2).int()
+        tensor([[1, 1, 1]], dtype=torch.int32)
+    """
+    return window_mask(query_length, key_length, after=0, offset=offset, device=device)
+
+
+def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: int) -> None:
+    """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k).
+
+    Args:
+        mask: the mask, or ``None``, which lets everything through.
+        batch: B.
+        query_length: T_q.
+        key_length: T_k.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the shape does not broadcast to (B, T_q, T_k).
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask must be boolean with True = may attend, got {mask.dtype}; "
+            "from an additive float mask make one by `mask == 0`, from 0/1 numbers by `mask.bool()`"
+        )
+    wanted = (batch, query_length, key_length)
+    if mask.ndim > 3 or any(size not in (1, full) for size, full in zip(mask.shape[::-1], wanted[::-1], strict=False)):
+        hint = ""
+        if mask.ndim == 2 and tuple(mask.shape) == (batch, key_length):
+            hint = "; a (B, T_k) mask lacks the axis of the queries: pass mask[:, None, :]"
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, which does not broadcast to (B, T_q, T_k) = {wanted}{hint}"
+        )
+
+
+def check_polarity(mask: Tensor | None) -> None:
+    """Refuses a mask that looks as if True meant "ignore", as it does in :class:`torch.nn.MultiheadAttention`.
+
+    Two forms are recognised, neither of which a right mask has by design: the inverted causal mask (each of three or
+    more queries sees everything behind itself and neither itself nor what was before), and the inverted padding mask
+    (one sequence has no token at all while every other begins with masked places and ends with open ones).
+
+    Looking costs a read of the mask, so masks on an accelerator (where the host would have to wait for it) and masks
+    under ``torch.compile`` or ``torch.export`` pass unread.
+
+    Args:
+        mask: any mask, or ``None``.
+
+    Raises:
+        ValueError: the mask looks inverted.
+    """
+    if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    inverted = False
+    if mask.ndim >= 2 and mask.size(-1) == mask.size(-2) >= 3:
+        future = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
+        inverted = bool((mask == future).all())
+    elif mask.ndim == 3 and mask.size(1) == 1 and mask.size(0) > 1 and mask.size(2) > 1:
+        row = mask[:, 0]
+        empty = ~row.any(-1)
+        opens_late = ~row[:, 0] & row[:, -1] & (row[:, 1:] >= row[:, :-1]).all(-1)
+        inverted = bool(empty.any() & opens_late.any() & (empty | opens_late).all())
+    if inverted:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} looks inverted: here True means may attend, "
+            "in nn.MultiheadAttention it means ignore; pass ~mask"
+        )

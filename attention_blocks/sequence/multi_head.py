@@ -1,0 +1,163 @@
+"""Multi-head attention, with grouped heads, query/key norm, rotary positions and score biases as parts to plug in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.masks import check_mask
+from attention_blocks.sequence.scores import dot_product_attention
+
+
+class MultiHeadAttention(Attention):
+    """Several scaled dot-product attentions side by side, each on its own projection.
+
+    ::
+
+        query (B, T_q, D_q) ─ query_proj ─ N heads ─┐
+        key   (B, T_k, D_k) ─ key_proj ─ N_kv heads ─┼─ softmax(q·k / sqrt(D_head) + bias) v ─ out_proj ─▶ (B, T_q, D_q)
+        value (B, T_k, D_v) ─ value_proj ─ N_kv heads┘
+
+        multi-head   q q q q    grouped   q q q q    multi-query   q q q q
+        N_kv = N     │ │ │ │    N_kv < N  ╰┬╯ ╰┬╯    N_kv = 1      ╰─┬─┬─╯
+                     k k k k               k   k                     k
+
+    Args:
+        query_dim: D_q, and the feature size of the context.
+        key_dim: D_k; as ``query_dim`` when left out.
+        num_heads: N.
+        num_kv_heads: N_kv, heads of keys and values, each serving N / N_kv query heads; N when left out, 1 for
+            multi-query attention.
+        head_dim: feature size of a head; ``query_dim / num_heads`` when left out.
+        value_dim: D_v; as ``key_dim`` when left out.
+        bias: whether the four maps have one.
+        dropout: share of the weights dropped in training.
+        norm: makes the norm of each query and key head from ``head_dim``, such as ``nn.LayerNorm``.
+        rotary: makes rotary positions from ``head_dim``, such as :class:`RotaryPosition`.
+        score_bias: makes what is added to the scores from ``num_heads``, such as :class:`ALiBi`.
+
+    Raises:
+        ValueError: heads that do not divide their sizes, dropout outside [0, 1).
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need"; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
+        Ainslie et al. 2023, "GQA" (grouped); Henry et al. 2020, "Query-Key Normalization for Transformers".
+
+    Example:
+        >>> import torch
+        >>> attention = MultiHeadAttention(query_dim=64, key_dim=32, num_heads=8, num_kv_heads=2)
+        >>> context, weights = attention(torch.randn(2, 3, 64), torch.randn(2, 5, 32), need_weights=True)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 3, 64]), torch.Size([2, 8, 3, 5]))
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int | None = None,
+        *,
+        num_heads: int = 8,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        norm: Callable[[int], nn.Module] | None = None,
+        rotary: Callable[[int], nn.Module] | None = None,
+        score_bias: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(query_dim, key_dim, context_dim=query_dim)
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
+        if head_dim is None and query_dim % num_heads:
+            raise ValueError(
+                f"num_heads ({num_heads}) must divide query_dim ({query_dim}); choose a divisor or give head_dim"
+            )
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise ValueError(f"num_kv_heads ({num_kv_heads}) must be a divisor of num_heads ({num_heads})")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = query_dim // num_heads if head_dim is None else head_dim
+        self.dropout = dropout
+        width, kv_width = num_heads * self.head_dim, num_kv_heads * self.head_dim
+        self.query_proj = nn.Linear(query_dim, width, bias=bias)
+        self.key_proj = nn.Linear(self.key_dim, kv_width, bias=bias)
+        self.value_proj = nn.Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
+        self.out_proj = nn.Linear(width, query_dim, bias=bias)
+        self.query_norm = None if norm is None else norm(self.head_dim)
+        self.key_norm = None if norm is None else norm(self.head_dim)
+        self.rotary = None if rotary is None else rotary(self.head_dim)
+        self.score_bias = None if score_bias is None else score_bias(num_heads)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform maps and zero biases, as the paper's authors' code."""
+        for linear in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        """Keys and values in heads, (B, N_kv, T_k, head_dim) each; see :meth:`Attention.project`."""
+        heads = self._split(self.key_proj(key))
+        if self.key_norm is not None:
+            heads = self.key_norm(heads)
+        if self.rotary is not None:
+            heads = self.rotary(heads, offset=offset)
+        return Memory(heads, self._split(self.value_proj(key if value is None else value)))
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """See :meth:`Attention.attend`; the map has the heads, (B, N, T_q, T_k)."""
+        check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
+        return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
+
+    def _attend(
+        self, query: Tensor, memory: Memory, mask: Tensor | None, *, causal: bool, need_weights: bool, offset: int
+    ) -> AttentionOutput:
+        heads = self._split(self.query_proj(query))
+        if self.query_norm is not None:
+            heads = self.query_norm(heads)
+        if self.rotary is not None:
+            heads = self.rotary(heads, offset=offset)
+        key, value = memory
+        if self.num_kv_heads < self.num_heads:
+            group = self.num_heads // self.num_kv_heads
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+        score_bias = None
+        if self.score_bias is not None:
+            score_bias = self.score_bias(query.size(1), key.size(-2), offset=offset)
+        context, weights = dot_product_attention(
+            heads,
+            key,
+            value,
+            None if mask is None else mask.unsqueeze(-3),
+            score_bias=score_bias,
+            dropout=self.dropout if self.training else 0.0,
+            causal=causal,
+            need_weights=need_weights,
+        )
+        context = self.out_proj(context.transpose(1, 2).flatten(2))
+        if mask is not None:
+            # The bias of out_proj would otherwise speak for a query that has nothing to attend to.
+            context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+        return AttentionOutput(context, weights)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        """Names the heads in the printed module."""
+        return f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}"

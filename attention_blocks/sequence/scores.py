@@ -1,0 +1,103 @@
+"""From scores to context: the masked softmax, and dot-product attention by two paths with one answer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention_blocks.sequence.attention import AttentionOutput
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which autocast leaves the operands as they are, so that scores are not rounded or overflown."""
+    return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+def open_empty_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits a mask into one that a softmax can bear and the rows to blank afterwards.
+
+    Softmax over nothing is 0/0. A row without a single open place is therefore opened wholly, and what comes of it
+    is blanked: zero in value, and since blanking cuts the graph, zero in gradient.
+
+    Args:
+        mask: boolean, (..., T_k).
+
+    Returns:
+        The mask with its empty rows opened, (..., T_k); and where the rows were empty, (..., 1).
+    """
+    empty = ~mask.any(dim=-1, keepdim=True)
+    return mask | empty, empty
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over the keys that a query may attend to; a query that may attend to nothing gets zero weights.
+
+    Args:
+        scores: (..., T_q, T_k).
+        mask: boolean, True = may attend, broadcastable to the scores.
+
+    Returns:
+        Weights of the scores' shape, in float32 or wider.
+
+    Example:
+        >>> masked_softmax(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is None:
+        return scores.softmax(dim=-1)
+    opened, empty = open_empty_rows(mask)
+    return scores.masked_fill(~opened, -torch.inf).softmax(dim=-1).masked_fill(empty, 0.0)
+
+
+def dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    score_bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    need_weights: bool = False,
+) -> AttentionOutput:
+    """softmax(scale · Q Kᵀ + bias) V for every head at once.
+
+    Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
+    is computed explicitly, its scores in float32. Both give the same context and gradients.
+
+    Args:
+        query: (B, N, T_q, D_k).
+        key: (B, N, T_k, D_k).
+        value: (B, N, T_k, D_v).
+        mask: boolean, True = may attend, broadcastable to (B, N, T_q, T_k).
+        score_bias: added to the scores, broadcastable to (B, N, T_q, T_k).
+        scale: what scores are multiplied by; 1/sqrt(D_k) when left out.
+        dropout: share of the weights that is dropped.
+        causal: the t-th query may attend to the first t keys only; not together with ``mask``.
+        need_weights: take the explicit path and return the map, (B, N, T_q, T_k), as it was before dropout.
+    """
+    if not need_weights and score_bias is None and mask is None:
+        context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scale)
+        return AttentionOutput(context, None)
+    if causal:
+        length = query.size(-2), key.size(-2)
+        mask = torch.ones(length, dtype=torch.bool, device=query.device).tril()
+    if need_weights:
+        scale = query.size(-1) ** -0.5 if scale is None else scale
+        with full_precision(query):
+            wide = torch.promote_types(query.dtype, torch.float32)
+            scores = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
+            weights = masked_softmax(scores if score_bias is None else scores + score_bias, mask)
+        return AttentionOutput(F.dropout(weights, dropout).to(value.dtype) @ value, weights)
+    empty = None
+    if mask is not None:
+        mask, empty = open_empty_rows(mask)
+    if score_bias is not None:
+        score_bias = score_bias.to(query.dtype)
+        mask = score_bias if mask is None else score_bias.masked_fill(~mask, -torch.inf)
+    context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
+    return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)

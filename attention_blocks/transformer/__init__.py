@@ -1,0 +1,3 @@
+"""transformer."""
+
+__all__: list[str] = []
