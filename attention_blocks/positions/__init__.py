@@ -1,3 +1,19 @@
-"""positions."""
+"""Positions: added to a sequence, added to a feature map, turned into queries and keys, or added to their scores."""
 
-__all__: list[str] = []
+from attention_blocks.positions.alibi import ALiBi
+from attention_blocks.positions.learned import LearnedPosition
+from attention_blocks.positions.learned_2d import LearnedPosition2d
+from attention_blocks.positions.relative_bias import RelativePositionBias
+from attention_blocks.positions.rotary import RotaryPosition
+from attention_blocks.positions.sincos_2d import SinCosPosition2d
+from attention_blocks.positions.sinusoidal import SinusoidalPosition
+
+__all__ = [
+    "ALiBi",
+    "LearnedPosition",
+    "LearnedPosition2d",
+    "RelativePositionBias",
+    "RotaryPosition",
+    "SinCosPosition2d",
+    "SinusoidalPosition",
+]

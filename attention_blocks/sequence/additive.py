@@ -58,7 +58,7 @@ class AdditiveAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
         hidden = torch.tanh(self.query_proj(query).unsqueeze(2) + memory.key.unsqueeze(1))
         weights = masked_softmax(self.score_proj(hidden).squeeze(-1), mask)
         context = weights.to(memory.value.dtype) @ memory.value

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.sequence.masks import check_polarity
+from attention_blocks.sequence.masks import check_mask, check_polarity
 
 
 class AttentionOutput(NamedTuple):
@@ -157,5 +157,14 @@ class Attention(nn.Module):
             TypeError: the mask is not boolean.
             ValueError: a shape does not fit, or the mask looks as if True meant "ignore".
         """
-        check_polarity(mask)
+        if query.ndim != 3 or query.size(2) != self.query_dim:
+            raise ValueError(f"query must have shape (B, T_q, {self.query_dim}), got {tuple(query.shape)}")
+        if key.ndim != 3 or key.size(2) != self.key_dim:
+            raise ValueError(f"key must have shape (B, T_k, {self.key_dim}), got {tuple(key.shape)}")
+        if value is not None and (value.ndim != 3 or value.shape[:2] != key.shape[:2]):
+            raise ValueError(
+                f"value must have shape (B, T_k, D_v) = {(*key.shape[:2], 'any')}, got {tuple(value.shape)}"
+            )
+        check_mask(mask, query.size(0), query.size(1), key.size(1))
+        check_polarity(mask, query.size(1))
         return self.attend(query, self.project(key, value), mask, need_weights=need_weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class DotProductAttention(Attention):
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys as they are, or of length 1 for the cosine; see :meth:`Attention.project`."""
         value = key if value is None else value
-        return Memory(F.normalize(key, dim=-1) if self.similarity == "cosine" else key, value)
+        return Memory(_unit(key) if self.similarity == "cosine" else key, value)
 
     def attend(
         self,
@@ -79,9 +80,9 @@ class DotProductAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
         if self.similarity == "cosine":
-            query = F.normalize(query, dim=-1)
+            query = _unit(query)
         context, weights = dot_product_attention(
             query.unsqueeze(1),
             memory.key.unsqueeze(1),
@@ -95,3 +96,8 @@ class DotProductAttention(Attention):
     def extra_repr(self) -> str:
         """Names the similarity in the printed module."""
         return f"{self.query_dim}, similarity={self.similarity!r}, scale={self.scale:g}"
+
+
+def _unit(x: Tensor) -> Tensor:
+    # The default of normalize is 0 in float16, and padding of zeros would become 0/0.
+    return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).eps)

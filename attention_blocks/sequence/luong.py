@@ -98,7 +98,7 @@ class LuongAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; ``offset`` is where local-m aligns the first query."""
-        check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
         if self.window == "global":
             return self._look(query, memory, mask, need_weights=need_weights)
         places = torch.arange(memory.key.size(1), device=query.device)
@@ -107,9 +107,11 @@ class LuongAttention(Attention):
             return self._look(
                 query, memory, _both(mask, (places - aligned).abs() <= self.radius), need_weights=need_weights
             )
-        reach = torch.sigmoid(self.position_proj(torch.tanh(self.position_hidden(query))).float())
+        reach = self.position_proj(torch.tanh(self.position_hidden(query)))
+        # Positions in the hundreds need more digits than half precision has.
+        reach = reach.to(torch.promote_types(reach.dtype, torch.float32)).sigmoid()
         length = memory.key.size(1) if mask is None else mask.sum(-1, keepdim=True)
-        distance = places - reach.to(torch.promote_types(query.dtype, torch.float32)) * length
+        distance = places - reach * length
         weights = self._look(query, memory, _both(mask, distance.abs() <= self.radius), need_weights=True).weights
         weights = cast(Tensor, weights) * torch.exp(-distance.square() / (2 * (self.radius / 2) ** 2))
         return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)

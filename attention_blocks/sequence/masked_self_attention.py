@@ -97,15 +97,17 @@ class MaskedSelfAttention(SelfAttention):
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; the query at position ``offset + t`` sees the keys up to that position."""
         queries, keys = query.size(1), memory.key.size(-2)
-        check_mask(mask, query.size(0), queries, keys)
+        mask = check_mask(mask, query.size(0), queries, keys)
         whole = mask is None and self.window is None
-        causal = whole and offset == 0 and queries == keys
+        # A branch and a plain True: under dynamic shapes the comparison itself is a symbol, which SDPA refuses.
+        if whole and offset == 0 and queries == keys:
+            return self._attend(query, memory, None, causal=True, need_weights=need_weights, offset=offset)
         # The newest query alone sees everything: a decoding step without a window needs no mask.
-        if not causal and not (whole and queries == 1 and offset == keys - 1):
+        if not (whole and queries == 1 and offset == keys - 1):
             before = None if self.window is None else self.window - 1
             band = window_mask(queries, keys, before=before, after=0, offset=offset, device=query.device)
             mask = band if mask is None else mask & band
-        return self._attend(query, memory, mask, causal=causal, need_weights=need_weights, offset=offset)
+        return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
 
     def step(
         self, query: Tensor, cache: Memory | None = None, mask: Tensor | None = None, *, need_weights: bool = False

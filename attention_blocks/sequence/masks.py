@@ -109,8 +109,24 @@ def causal_mask(
     return window_mask(query_length, key_length, after=0, offset=offset, device=device)
 
 
-def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: int) -> None:
-    """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k).
+def check_boolean(mask: Tensor) -> None:
+    """Refuses a mask of numbers.
+
+    Args:
+        mask: any mask.
+
+    Raises:
+        TypeError: the mask is not boolean.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask must be boolean with True = may attend, got {mask.dtype}; "
+            "from an additive float mask make one by `mask == 0`, from 0/1 numbers by `mask.bool()`"
+        )
+
+
+def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: int) -> Tensor | None:
+    """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k), and gives any other its three axes.
 
     Args:
         mask: the mask, or ``None``, which lets everything through.
@@ -118,17 +134,16 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
         query_length: T_q.
         key_length: T_k.
 
+    Returns:
+        ``None``, or the same mask as (B or 1, T_q or 1, T_k), without a copy.
+
     Raises:
         TypeError: the mask is not boolean.
         ValueError: the shape does not broadcast to (B, T_q, T_k).
     """
     if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"mask must be boolean with True = may attend, got {mask.dtype}; "
-            "from an additive float mask make one by `mask == 0`, from 0/1 numbers by `mask.bool()`"
-        )
+        return None
+    check_boolean(mask)
     wanted = (batch, query_length, key_length)
     if mask.ndim > 3 or any(size not in (1, full) for size, full in zip(mask.shape[::-1], wanted[::-1], strict=False)):
         hint = ""
@@ -137,20 +152,23 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, which does not broadcast to (B, T_q, T_k) = {wanted}{hint}"
         )
+    return mask[(None,) * (3 - mask.ndim)].expand(-1, -1, key_length)
 
 
-def check_polarity(mask: Tensor | None) -> None:
+def check_polarity(mask: Tensor | None, query_length: int | None = None) -> None:
     """Refuses a mask that looks as if True meant "ignore", as it does in :class:`torch.nn.MultiheadAttention`.
 
     Two forms are recognised, neither of which a right mask has by design: the inverted causal mask (each of three or
     more queries sees everything behind itself and neither itself nor what was before), and the inverted padding mask
-    (one sequence has no token at all while every other begins with masked places and ends with open ones).
+    (one sequence has no token at all while every other begins with masked places and ends with open ones). For a single
+    query the latter is not looked for: a window that ends with the longest sequence has the same look.
 
     Looking costs a read of the mask, so masks on an accelerator (where the host would have to wait for it) and masks
     under ``torch.compile`` or ``torch.export`` pass unread.
 
     Args:
         mask: any mask, or ``None``.
+        query_length: T_q, where it is known.
 
     Raises:
         ValueError: the mask looks inverted.
@@ -158,10 +176,10 @@ def check_polarity(mask: Tensor | None) -> None:
     if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu" or torch.compiler.is_compiling():
         return
     inverted = False
-    if mask.ndim >= 2 and mask.size(-1) == mask.size(-2) >= 3:
+    if mask.ndim >= 2 and mask.size(-1) == mask.size(-2) >= 3 and mask.size(0):
         future = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
         inverted = bool((mask == future).all())
-    elif mask.ndim == 3 and mask.size(1) == 1 and mask.size(0) > 1 and mask.size(2) > 1:
+    elif mask.ndim == 3 and mask.size(1) == 1 and mask.size(0) > 1 and mask.size(2) > 1 and query_length != 1:
         row = mask[:, 0]
         empty = ~row.any(-1)
         opens_late = ~row[:, 0] & row[:, -1] & (row[:, 1:] >= row[:, :-1]).all(-1)

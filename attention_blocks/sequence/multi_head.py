@@ -104,9 +104,7 @@ class MultiHeadAttention(Attention):
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys and values in heads, (B, N_kv, T_k, head_dim) each; see :meth:`Attention.project`."""
-        heads = self._split(self.key_proj(key))
-        if self.key_norm is not None:
-            heads = self.key_norm(heads)
+        heads = self._split(self.key_proj(key), self.key_norm)
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
         return Memory(heads, self._split(self.value_proj(key if value is None else value)))
@@ -121,15 +119,13 @@ class MultiHeadAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; the map has the heads, (B, N, T_q, T_k)."""
-        check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
+        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
         return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
 
     def _attend(
         self, query: Tensor, memory: Memory, mask: Tensor | None, *, causal: bool, need_weights: bool, offset: int
     ) -> AttentionOutput:
-        heads = self._split(self.query_proj(query))
-        if self.query_norm is not None:
-            heads = self.query_norm(heads)
+        heads = self._split(self.query_proj(query), self.query_norm)
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
         key, value = memory
@@ -155,8 +151,10 @@ class MultiHeadAttention(Attention):
             context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
         return AttentionOutput(context, weights)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
+    def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        # Normed before the axes are swapped, while a head's features still lie side by side in memory.
+        heads = x.unflatten(-1, (-1, self.head_dim))
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def extra_repr(self) -> str:
         """Names the heads in the printed module."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention_blocks.sequence.attention import AttentionOutput
+from attention_blocks.sequence.masks import causal_mask, check_boolean
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -25,7 +26,11 @@ def open_empty_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The mask with its empty rows opened, (..., T_k); and where the rows were empty, (..., 1).
+
+    Raises:
+        TypeError: the mask is not boolean.
     """
+    check_boolean(mask)
     empty = ~mask.any(dim=-1, keepdim=True)
     return mask | empty, empty
 
@@ -77,15 +82,12 @@ def dot_product_attention(
         score_bias: added to the scores, broadcastable to (B, N, T_q, T_k).
         scale: what scores are multiplied by; 1/sqrt(D_k) when left out.
         dropout: share of the weights that is dropped.
-        causal: the t-th query may attend to the first t keys only; not together with ``mask``.
+        causal: the t-th query may attend to the first t keys only, of those that the mask allows.
         need_weights: take the explicit path and return the map, (B, N, T_q, T_k), as it was before dropout.
     """
-    if not need_weights and score_bias is None and mask is None:
-        context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scale)
-        return AttentionOutput(context, None)
-    if causal:
-        length = query.size(-2), key.size(-2)
-        mask = torch.ones(length, dtype=torch.bool, device=query.device).tril()
+    if causal and (need_weights or score_bias is not None or mask is not None):
+        band = causal_mask(query.size(-2), key.size(-2), device=query.device)
+        mask, causal = band if mask is None else mask & band, False
     if need_weights:
         scale = query.size(-1) ** -0.5 if scale is None else scale
         with full_precision(query):
@@ -99,5 +101,5 @@ def dot_product_attention(
     if score_bias is not None:
         score_bias = score_bias.to(query.dtype)
         mask = score_bias if mask is None else score_bias.masked_fill(~mask, -torch.inf)
-    context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
+    context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal, scale=scale)
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)

@@ -1,0 +1,84 @@
+"""ALiBi: scores fall with the distance, at a slope of each head's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Slope of each head, as Press et al. choose them.
+
+    For N heads, N a power of two, the geometric series that begins at 2^(-8/N) with that same ratio. Otherwise the
+    series of the next lower power of two, and then every other slope of the series of twice as many heads.
+
+    Args:
+        num_heads: N.
+
+    Example:
+        >>> alibi_slopes(4)
+        [0.25, 0.0625, 0.015625, 0.00390625]
+        >>> alibi_slopes(3)
+        [0.0625, 0.00390625, 0.25]
+    """
+    power = 2 ** (num_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    between = [2 ** (-4 * (head + 1) / power) for head in range(0, 2 * power, 2)]
+    return slopes + between[: num_heads - power]
+
+
+class ALiBi(nn.Module):
+    """Attention with linear biases: each head's scores fall by its slope for each position of distance.
+
+    ::
+
+        score(i, j) = q_i · k_j / sqrt(D) - slope · |i - j|
+
+    Nothing is learned, and sequences longer than any in training may follow. Made by :class:`MultiHeadAttention` from
+    its number of heads: ``MultiHeadAttention(64, score_bias=ALiBi)``.
+
+    Args:
+        num_heads: N.
+
+    Raises:
+        ValueError: ``num_heads`` is not positive.
+
+    References:
+        Press et al. 2022, "Train Short, Test Long: Attention with Linear Biases Enables Input Length Extrapolation".
+
+    Example:
+        >>> ALiBi(2)(2, 3)
+        tensor([[[-0.0000, -0.0625, -0.1250],
+                 [-0.0625, -0.0000, -0.0625]],
+        <BLANKLINE>
+                [[-0.0000, -0.0039, -0.0078],
+                 [-0.0039, -0.0000, -0.0039]]])
+    """
+
+    slopes: Tensor
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
+        self.register_buffer("slopes", torch.tensor(alibi_slopes(num_heads)), persistent=False)
+
+    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
+        """What is added to the scores.
+
+        Args:
+            query_length: T_q.
+            key_length: T_k.
+            offset: position of the first query; the first key stands at position 0.
+
+        Returns:
+            (N, T_q, T_k), in float32 or wider.
+        """
+        queries = torch.arange(query_length, device=self.slopes.device) + offset
+        keys = torch.arange(key_length, device=self.slopes.device)
+        slopes = self.slopes.to(torch.promote_types(self.slopes.dtype, torch.float32))
+        return -slopes[:, None, None] * (queries[:, None] - keys).abs()
+
+    def extra_repr(self) -> str:
+        """Names the heads in the printed module."""
+        return f"num_heads={self.slopes.size(0)}"

@@ -1,0 +1,95 @@
+"""Learned positions of a feature map, resampled to maps of another size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def resample_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resamples a table of positions to another grid: bicubic, antialiased, in float32 at least.
+
+    Args:
+        table: (rows, columns, D).
+        grid: the rows and columns wanted.
+
+    Returns:
+        (grid's rows, grid's columns, D), in the dtype of ``table``.
+    """
+    wide = table.to(torch.promote_types(table.dtype, torch.float32)).permute(2, 0, 1).unsqueeze(0)
+    resampled = F.interpolate(wide, size=grid, mode="bicubic", antialias=True)
+    return resampled.squeeze(0).permute(1, 2, 0).to(table.dtype)
+
+
+class LearnedPosition2d(nn.Module):
+    """Adds a learned vector to each place of a feature map whose features come last.
+
+    A map of another grid than the table's is served by the table resampled, at each call. A table of another grid
+    that is loaded by ``load_state_dict`` is resampled once, to the grid given here.
+
+    Args:
+        dim: D.
+        grid: rows and columns of the table.
+
+    Attributes:
+        table: (rows, columns, D), drawn from a truncated normal distribution of deviation 0.02.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    References:
+        Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", section 3.2 and appendix D.4.
+
+    Example:
+        >>> import torch
+        >>> position = LearnedPosition2d(8, grid=(4, 4))
+        >>> position(torch.randn(2, 4, 4, 8)).shape, position(torch.randn(2, 6, 3, 8)).shape
+        (torch.Size([2, 4, 4, 8]), torch.Size([2, 6, 3, 8]))
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        rows, columns = grid
+        if min(dim, rows, columns) < 1:
+            raise ValueError(f"dim and grid must be positive, got dim={dim}, grid={(rows, columns)}")
+        self.table = nn.Parameter(torch.empty(rows, columns, dim))
+        self.reset_parameters()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the table."""
+        return self.table.size(0), self.table.size(1)
+
+    def reset_parameters(self) -> None:
+        """Draws the table anew."""
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds each place's vector.
+
+        Args:
+            x: (B, H, W, D).
+
+        Returns:
+            (B, H, W, D).
+
+        Raises:
+            ValueError: ``x`` is not (B, H, W, dim).
+        """
+        dim = self.table.size(2)
+        if x.ndim != 4 or x.size(3) != dim:
+            raise ValueError(f"x must have shape (B, H, W, {dim}), features last, got {tuple(x.shape)}")
+        grid = (x.size(1), x.size(2))
+        return x + (self.table if grid == self.grid else resample_table(self.table, grid))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        loaded = state_dict.get(f"{prefix}table")
+        # Anything but a table of these features is left to the parent, which says what does not fit.
+        if loaded is not None and loaded.shape[2:] == self.table.shape[2:] and loaded.shape != self.table.shape:
+            state_dict[f"{prefix}table"] = resample_table(loaded, self.grid)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """Names the sizes in the printed module."""
+        return f"{self.table.size(2)}, grid={self.grid}"

@@ -1,0 +1,114 @@
+"""T5's relative positions: a learned number for each head and each bucket of distances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def bucket_edges(num_buckets: int, max_distance: int) -> list[int]:
+    """The least distance of each bucket but the first, which begins at 0.
+
+    The first half of the buckets holds one distance each; the rest grow geometrically up to ``max_distance``, and the
+    last one takes all that is farther. Reckoned in whole numbers, so that no rounding of a logarithm moves an edge.
+
+    Args:
+        num_buckets: how many buckets, 2 or more.
+        max_distance: where the last bucket's growth would end.
+
+    Example:
+        >>> bucket_edges(8, 32)
+        [1, 2, 3, 4, 7, 12, 20]
+    """
+    exact = num_buckets // 2
+    growing = num_buckets - exact
+    edges = list(range(1, exact + 1))
+    distance = exact
+    for step in range(1, growing):
+        # distance < exact · (max_distance / exact)^(step / growing), without the root and the fraction.
+        while distance**growing * exact**step < max_distance**step * exact**growing:
+            distance += 1
+        edges.append(distance)
+    return edges
+
+
+class RelativePositionBias(nn.Module):
+    """Adds to each score a learned number that depends on the head and on how far the key is from the query.
+
+    Made by :class:`MultiHeadAttention` from its number of heads:
+    ``MultiHeadAttention(64, score_bias=RelativePositionBias)``. T5 has one bias for all its layers: give each of them
+    the same module, ``score_bias=lambda num_heads: shared``.
+
+    Args:
+        num_heads: N.
+        num_buckets: how many numbers a head learns.
+        max_distance: distances from here on share the last bucket.
+        bidirectional: half of the buckets are for later keys; otherwise all are for earlier ones, and later keys,
+            which a decoder masks, count as distance 0.
+
+    Attributes:
+        table: (num_buckets, N), drawn from a truncated normal distribution of deviation 0.02.
+
+    Raises:
+        ValueError: too few buckets, or a distance that leaves none to grow.
+
+    References:
+        Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+        section 2.1.
+
+    Example:
+        >>> bias = RelativePositionBias(num_heads=8)
+        >>> bias(3, 5).shape
+        torch.Size([8, 3, 5])
+    """
+
+    edges: Tensor
+
+    def __init__(
+        self, num_heads: int, *, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
+    ) -> None:
+        super().__init__()
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
+        if num_buckets < 2 or (bidirectional and (num_buckets < 4 or num_buckets % 2)):
+            least = "an even number from 4 on for both directions" if bidirectional else "2 or more"
+            raise ValueError(f"num_buckets must be {least}, got {num_buckets}")
+        one_way = num_buckets // 2 if bidirectional else num_buckets
+        if max_distance <= one_way // 2:
+            raise ValueError(
+                f"max_distance ({max_distance}) must exceed {one_way // 2}, the distances that have a bucket each; "
+                "raise it or lower num_buckets"
+            )
+        self.bidirectional = bidirectional
+        self.max_distance = max_distance
+        self.table = nn.Parameter(torch.empty(num_buckets, num_heads))
+        self.register_buffer("edges", torch.tensor(bucket_edges(one_way, max_distance)), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the table anew."""
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
+        """What is added to the scores.
+
+        Args:
+            query_length: T_q.
+            key_length: T_k.
+            offset: position of the first query; the first key stands at position 0.
+
+        Returns:
+            (N, T_q, T_k).
+        """
+        queries = torch.arange(query_length, device=self.table.device) + offset
+        ahead = torch.arange(key_length, device=self.table.device) - queries[:, None]
+        distance = ahead.abs() if self.bidirectional else (-ahead).clamp(min=0)
+        bucket = torch.bucketize(distance, self.edges, right=True)
+        if self.bidirectional:
+            bucket = bucket + (ahead > 0) * (self.table.size(0) // 2)
+        return self.table[bucket].permute(2, 0, 1)
+
+    def extra_repr(self) -> str:
+        """Names the sizes in the printed module."""
+        buckets, heads = self.table.shape
+        return f"{heads}, num_buckets={buckets}, max_distance={self.max_distance}, bidirectional={self.bidirectional}"

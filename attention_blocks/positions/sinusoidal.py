@@ -1,0 +1,85 @@
+"""Sinusoidal positions, and the angles that every position made of waves is built on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def angles(length: int, frequencies: int, *, base: float, like: Tensor, offset: int = 0) -> Tensor:
+    """Angle of each wave at each position, ``position / base^(i / frequencies)`` in radians.
+
+    They are made anew at each call, from whole numbers and in float32 at least: a stored table would be rounded by
+    ``module.half()``, and rounded angles of distant positions are noise.
+
+    Args:
+        length: T, how many positions.
+        frequencies: how many waves, the i-th of wavelength 2π · base^(i / frequencies).
+        base: what the slowest wave nearly reaches as wavelength over 2π.
+        like: tensor whose device, and whose dtype if wider than float32, is used.
+        offset: the first position.
+
+    Returns:
+        (T, frequencies).
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    positions = torch.arange(offset, offset + length, device=like.device).to(dtype)
+    exponents = torch.arange(frequencies, device=like.device).to(dtype) / -frequencies
+    return positions[:, None] * base**exponents
+
+
+class SinusoidalPosition(nn.Module):
+    """Adds sine and cosine waves of the position, for sequences of any length.
+
+    ::
+
+        PE(t, 2i)     = sin(t / base^(2i / D))
+        PE(t, 2i + 1) = cos(t / base^(2i / D))
+
+    Args:
+        dim: D, an even feature size.
+        base: sets the longest wavelength, 2π · base positions.
+
+    Raises:
+        ValueError: ``dim`` is odd or not positive, ``base`` is not positive.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
+
+    Example:
+        >>> position = SinusoidalPosition(4)
+        >>> position(torch.zeros(1, 2, 4))
+        tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
+                 [0.8415, 0.5403, 0.0100, 0.9999]]])
+    """
+
+    def __init__(self, dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ValueError(f"dim must be a positive even feature size, a sine and a cosine a wave, got {dim}")
+        if base <= 0:
+            raise ValueError(f"base must be positive, got {base}")
+        self.dim = dim
+        self.base = base
+
+    def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
+        """Adds each place's encoding.
+
+        Args:
+            x: (B, T, D).
+            offset: position of the first place, for a sequence that comes in pieces.
+
+        Returns:
+            (B, T, D), in the dtype of ``x``.
+
+        Raises:
+            ValueError: the features of ``x`` are not ``dim``.
+        """
+        if x.size(-1) != self.dim:
+            raise ValueError(f"x must have shape (B, T, {self.dim}), as dim={self.dim} was given; got {tuple(x.shape)}")
+        waves = angles(x.size(-2), self.dim // 2, base=self.base, like=x, offset=offset)
+        return x + torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(-2).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Names the size in the printed module."""
+        return f"{self.dim}, base={self.base:g}"

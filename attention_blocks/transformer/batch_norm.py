@@ -1,0 +1,46 @@
+"""Batch norm for sequences."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SequenceBatchNorm(nn.Module):
+    """Normalises each feature over every place of every sequence of the batch.
+
+    In training the places behind a sequence's end count too, and a place's result depends on the rest of the batch;
+    in evaluation the running statistics make each place independent, as the other norms always do.
+
+    Args:
+        dim: D.
+        eps: keeps the root away from 0.
+        momentum: weight of the newest batch in the running statistics.
+
+    Attributes:
+        norm: the ``nn.BatchNorm1d`` inside, which ``nn.SyncBatchNorm.convert_sync_batchnorm`` finds and replaces.
+
+    References:
+        Ioffe and Szegedy 2015, "Batch Normalization"; Yao et al. 2021, "Leveraging Batch Normalization for Vision
+        Transformers".
+
+    Example:
+        >>> import torch
+        >>> y = SequenceBatchNorm(3)(torch.randn(2, 5, 3))
+        >>> torch.allclose(y.mean((0, 1)), torch.zeros(3), atol=1e-6)
+        True
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises each feature.
+
+        Args:
+            x: (B, T, D).
+
+        Returns:
+            (B, T, D).
+        """
+        return self.norm(x.flatten(0, -2)).view_as(x)

@@ -1,0 +1,52 @@
+"""Stochastic depth: in training, some rows of the batch skip a residual branch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Zeroes whole rows of the batch in training and divides the others by the share kept; else the identity.
+
+    Args:
+        rate: share of the rows that is zeroed.
+
+    Raises:
+        ValueError: ``rate`` lies outside [0, 1).
+
+    References:
+        Huang et al. 2016, "Deep Networks with Stochastic Depth".
+
+    Example:
+        >>> import torch
+        >>> drop = DropPath(0.5)
+        >>> sorted(set(drop(torch.ones(64, 3, 2)).flatten().tolist()))
+        [0.0, 2.0]
+        >>> drop.eval()(torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"rate must lie in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops rows.
+
+        Args:
+            x: (B, ...).
+
+        Returns:
+            (B, ...).
+        """
+        if not self.training or not self.rate:
+            return x
+        kept = F.dropout(x.new_ones(x.size(0), *[1] * (x.ndim - 1)), self.rate)
+        return x * kept
+
+    def extra_repr(self) -> str:
+        """Names the rate in the printed module."""
+        return f"rate={self.rate:g}"

@@ -1,0 +1,270 @@
+"""The Transformer encoder: its layer and its stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from attention_blocks.sequence.attention import Attention
+from attention_blocks.sequence.multi_head import MultiHeadAttention
+from attention_blocks.transformer.feed_forward import FeedForward
+from attention_blocks.transformer.residual import Residual
+
+
+class LayerOutput(NamedTuple):
+    """What an encoder layer returns.
+
+    Attributes:
+        hidden: (B, T, D).
+        weights: the attention map, (B, N, T, T_k), or (B, T, T_k) from a block without heads; ``None`` unless it
+            was asked for.
+    """
+
+    hidden: Tensor
+    weights: Tensor | None
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder returns.
+
+    Attributes:
+        hidden: (B, T, D).
+        weights: every layer's attention map, the first layer's first; ``None`` unless they were asked for.
+    """
+
+    hidden: Tensor
+    weights: tuple[Tensor, ...] | None
+
+
+def check_context_dim(name: str, attention: Attention, dim: int) -> None:
+    """Refuses an attention whose context cannot be added to the residual stream.
+
+    Args:
+        name: the argument that made the attention.
+        attention: what it made.
+        dim: D, the features of the residual stream.
+
+    Raises:
+        ValueError: the context has another feature size than D.
+    """
+    if attention.context_dim != dim:
+        raise ValueError(
+            f"{name} made a {type(attention).__name__} whose context has {attention.context_dim} features, but it is "
+            f"added to a sequence of dim={dim}; choose a block with context_dim={dim}, such as MultiHeadAttention"
+        )
+
+
+def check_features(name: str, sequence: Tensor, dim: int) -> None:
+    """Refuses what is no sequence of the features that a layer was built for.
+
+    Args:
+        name: the argument.
+        sequence: its value.
+        dim: the features it must have.
+
+    Raises:
+        ValueError: the shape is not (B, T, dim).
+    """
+    if sequence.ndim != 3 or sequence.size(-1) != dim:
+        raise ValueError(
+            f"{name} must have shape (B, T, {dim}), got {tuple(sequence.shape)}; batch first, and a layer built for "
+            "as many features"
+        )
+
+
+def drop_path_rates(depth: int, highest: float) -> list[float]:
+    """Rates that rise linearly from 0 at the first layer to the highest at the last, as stochastic depth has them.
+
+    Args:
+        depth: how many layers.
+        highest: the last layer's rate.
+
+    Raises:
+        ValueError: ``depth`` is not positive, ``highest`` lies outside [0, 1).
+
+    Example:
+        >>> drop_path_rates(3, 0.5)
+        [0.0, 0.25, 0.5]
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be 1 or more, got {depth}")
+    if not 0.0 <= highest < 1.0:
+        raise ValueError(f"drop_path must lie in [0, 1), got {highest}")
+    return [highest * index / max(depth - 1, 1) for index in range(depth)]
+
+
+class EncoderLayer(nn.Module):
+    """Attention and a feed-forward network, each with its norm and its residual connection.
+
+    ::
+
+        norm_first=True    x = x + attention(norm(x))      norm_first=False    x = norm(x + attention(x))
+        (pre-norm)         x = x + feed_forward(norm(x))   (post-norm)         x = norm(x + feed_forward(x))
+
+    With ``attention=MaskedSelfAttention`` it is the layer of a decoder-only language model.
+
+    Args:
+        dim: D.
+        attention: makes the attention, as ``attention(dim, dim)``; any block whose context has D features.
+        feed_forward: makes the feed-forward network, as ``feed_forward(dim)``.
+        norm: makes each of the two norms, as ``norm(dim)``.
+        norm_first: norms stand at the entry of each branch (pre-norm), or behind each sum (post-norm).
+        dropout: share of each branch's features dropped in training.
+        drop_path: share of the rows of the batch that skip a branch in training.
+        layer_scale: factor of each branch's features at first, learned from there; none when left out.
+
+    Raises:
+        ValueError: the attention's context has another size, a share lies outside [0, 1).
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need" (post-norm);
+        Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture" (pre-norm).
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> from attention_blocks import MultiHeadAttention, RMSNorm, SwiGLU
+        >>> attention = partial(MultiHeadAttention, num_heads=4)
+        >>> layer = EncoderLayer(64, attention=attention, feed_forward=SwiGLU, norm=RMSNorm)
+        >>> hidden, weights = layer(torch.randn(2, 5, 64), need_weights=True)
+        >>> hidden.shape, weights.shape
+        (torch.Size([2, 5, 64]), torch.Size([2, 4, 5, 5]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attention: Callable[[int, int], Attention] = MultiHeadAttention,
+        feed_forward: Callable[[int], nn.Module] = FeedForward,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        norm_first: bool = True,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention_norm = norm(dim)
+        self.attention = attention(dim, dim)
+        self.attention_residual = Residual(dim, dropout=dropout, drop_path=drop_path, layer_scale=layer_scale)
+        self.feed_forward_norm = norm(dim)
+        self.feed_forward = feed_forward(dim)
+        self.feed_forward_residual = Residual(dim, dropout=dropout, drop_path=drop_path, layer_scale=layer_scale)
+        check_context_dim("attention", self.attention, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        memory: Tensor | None = None,
+        need_weights: bool = False,
+    ) -> LayerOutput:
+        """Lets each place look at the sequence, then think it over by itself.
+
+        Args:
+            x: (B, T, D).
+            mask: boolean, True = may attend, broadcastable to (B, T, T_k).
+            memory: the sequence that is looked at, (B, T_k, D), where only its first T places are wanted: ``x`` then
+                holds those. ``layer(x[:, :1], memory=x)`` is what ``layer(x)`` holds at the first place, for a
+                fraction of the work. (In training, a norm over the batch sees fewer places that way.)
+            need_weights: also return the attention map.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit.
+        """
+        check_features("x", x, self.attention.query_dim)
+        query = self.attention_norm(x) if self.norm_first else x
+        key = query
+        if memory is not None:
+            check_features("memory", memory, self.attention.query_dim)
+            key = self.attention_norm(memory) if self.norm_first else memory
+        context, weights = self.attention(query, key, mask=mask, need_weights=need_weights)
+        x = self.attention_residual(x, context)
+        if self.norm_first:
+            x = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_norm(x)))
+        else:
+            x = self.attention_norm(x)
+            x = self.feed_forward_norm(self.feed_forward_residual(x, self.feed_forward(x)))
+        return LayerOutput(x, weights)
+
+    def extra_repr(self) -> str:
+        """Names the place of the norms in the printed module."""
+        return f"norm_first={self.norm_first}"
+
+
+class TransformerEncoder(nn.Module):
+    """Encoder layers one behind the other, and a norm at the end.
+
+    Args:
+        dim: D.
+        depth: how many layers.
+        layer: makes each layer, as ``layer(dim, drop_path=rate)``; :class:`EncoderLayer`, or a
+            ``functools.partial`` of it.
+        drop_path: the last layer's share of skipped branches; the first layer's is 0, between them it rises linearly.
+        norm: makes the norm at the end; a stack of post-norm layers has none, ``norm=None``.
+
+    Raises:
+        ValueError: ``depth`` is not positive, ``drop_path`` lies outside [0, 1).
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need"; Huang et al. 2016, "Deep Networks with Stochastic Depth".
+
+    Example:
+        >>> import torch
+        >>> from attention_blocks import padding_mask
+        >>> encoder = TransformerEncoder(64, depth=2)
+        >>> encoder(torch.randn(2, 5, 64), padding_mask(torch.tensor([5, 3]))).hidden.shape
+        torch.Size([2, 5, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        *,
+        layer: Callable[..., EncoderLayer] = EncoderLayer,
+        drop_path: float = 0.0,
+        norm: Callable[[int], nn.Module] | None = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer(dim, drop_path=rate) for rate in drop_path_rates(depth, drop_path))
+        self.norm = None if norm is None else norm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        queries: int | None = None,
+    ) -> EncoderOutput:
+        """Runs the layers.
+
+        Args:
+            x: (B, T, D).
+            mask: boolean, True = may attend, broadcastable to (B, T, T).
+            need_weights: also return every layer's attention map.
+            queries: how many places, from the first on, are wanted; all when left out. The last layer then computes
+                only those, unless its whole map is asked for. A class token alone is ``queries=1``.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit, ``queries`` is not from 1 to T.
+        """
+        if queries is not None and not 1 <= queries <= x.size(1):
+            raise ValueError(f"queries must lie between 1 and the length of x, {x.size(1)}, got {queries}")
+        maps = []
+        for index, layer in enumerate(self.layers):
+            memory, rows = None, mask
+            if queries is not None and not need_weights and index == len(self.layers) - 1:
+                memory, x = x, x[:, :queries]
+                rows = mask if mask is None or mask.ndim < 2 or mask.size(-2) == 1 else mask[..., :queries, :]
+            x, weights = layer(x, rows, memory=memory, need_weights=need_weights)
+            maps.append(weights)
+        x = x if queries is None else x[:, :queries]
+        return EncoderOutput(x if self.norm is None else self.norm(x), tuple(maps) if need_weights else None)

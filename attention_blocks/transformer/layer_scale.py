@@ -1,0 +1,50 @@
+"""LayerScale: each feature of a residual branch has a learned factor, small at first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerScale(nn.Module):
+    """Multiplies each feature by a learned factor.
+
+    Args:
+        dim: D.
+        init: every factor at first; small, so that a deep stack starts near the identity.
+
+    Attributes:
+        gamma: (D,), the factors.
+
+    Raises:
+        ValueError: ``dim`` is not positive.
+
+    References:
+        Touvron et al. 2021, "Going deeper with Image Transformers" (CaiT), section 2.
+
+    Example:
+        >>> import torch
+        >>> LayerScale(2, init=0.5)(torch.tensor([1.0, 4.0])).detach()
+        tensor([0.5000, 2.0000])
+    """
+
+    def __init__(self, dim: int, init: float = 1e-5) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be a positive feature size, got {dim}")
+        self.gamma = nn.Parameter(torch.full((dim,), float(init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales the features.
+
+        Args:
+            x: (..., D).
+
+        Returns:
+            (..., D).
+        """
+        return x * self.gamma
+
+    def extra_repr(self) -> str:
+        """Names the size in the printed module."""
+        return f"{self.gamma.size(0)}"

@@ -1,0 +1,6 @@
+"""``python -m lightning_modules`` is ``attention-blocks``."""
+
+from lightning_modules.cli import main
+
+if __name__ == "__main__":
+    main()

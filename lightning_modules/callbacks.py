@@ -1,0 +1,94 @@
+"""Callbacks: attention maps into the logger, and the loss curve as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from datamodules.image_transform import RawImage
+from lightning_modules.figures import log_figure
+
+
+def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor) -> Figure:
+    """What a system's attention looks at, by its own ``plot(images)``.
+
+    Raises:
+        ValueError: the system has no such method.
+    """
+    plot = getattr(system, "plot", None)
+    if not callable(plot):
+        raise ValueError(f"{type(system).__name__} has no plot(images), so its attention cannot be drawn")
+    return cast(Figure, plot(images))
+
+
+class AttentionMapLogger(Callback):
+    """Logs what the attention looks at in a few validation images, after every so many epochs.
+
+    Works with any system that has ``plot(images)``.
+
+    Args:
+        num_images: how many images.
+        every_n_epochs: after how many epochs each.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(self, num_images: int = 4, every_n_epochs: int = 1) -> None:
+        for name, number in (("num_images", num_images), ("every_n_epochs", every_n_epochs)):
+            if number < 1:
+                raise ValueError(f"{name} must be 1 or more, got {number}")
+        self.num_images = num_images
+        self.every_n_epochs = every_n_epochs
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: tuple[Tensor, ...],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draws the first images of the first batch."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if batch_idx == 0 and due and trainer.is_global_zero and not trainer.sanity_checking:
+            log_figure(trainer, "attention", draw_attention(pl_module, batch[0][: self.num_images]))
+
+
+class LossCurve(Callback):
+    """Writes ``loss_curve.png``, training and validation loss by epoch, when the training ends.
+
+    Attributes:
+        path: the picture, once it is written.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._losses: dict[str, list[tuple[int, float]]] = {"train/loss_epoch": [], "val/loss": []}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the epoch's losses."""
+        for name, points in self._losses.items():
+            if name in trainer.callback_metrics:
+                points.append((trainer.current_epoch, float(trainer.callback_metrics[name])))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the picture into the logger's folder, or the trainer's where there is no logger."""
+        if not trainer.is_global_zero:
+            return
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axis = figure.subplots()
+        for name, points in self._losses.items():
+            axis.plot(*zip(*points, strict=True), label=name) if points else None
+        axis.set(xlabel="epoch", ylabel="cross-entropy")
+        axis.legend()
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "loss_curve.png"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.path, dpi=150)

@@ -1,0 +1,69 @@
+"""Figures: where they go in training, and a picture with a map laid over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
+    """Gives a figure to every logger: TensorBoard and W&B show it, beside any other it is saved as a PNG.
+
+    Args:
+        trainer: whose loggers.
+        name: such as "test/confusion_matrix"; the file is named after it, with the step.
+        figure: what to log.
+
+    Returns:
+        The file, where one was written.
+    """
+    written = None
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(name, figure, trainer.global_step, close=False)
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(name, [figure])
+            elif logger.log_dir is not None:
+                written = Path(logger.log_dir) / "figures" / f"{name.replace('/', '_')}-{trainer.global_step}.png"
+                written.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(written)
+    return written
+
+
+def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Figure:
+    """Draws each image beside the same image with a map over it.
+
+    Args:
+        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
+        maps: (B, rows, columns), not negative; stretched to the images' size.
+        titles: one an image.
+
+    Example:
+        >>> import torch
+        >>> overlay(torch.rand(2, 3, 16, 16), torch.rand(2, 4, 4), ["cat", "dog"]).axes[2].get_title()
+        'dog'
+    """
+    count = len(images)
+    figure = Figure(figsize=(4.4, 2.3 * count), layout="constrained")
+    axes = figure.subplots(count, 2, squeeze=False)
+    for row, (image, heat) in enumerate(zip(images.float().cpu(), maps.float().cpu(), strict=True)):
+        height, width = image.shape[-2:]
+        picture = image.permute(1, 2, 0).expand(-1, -1, 3) if image.size(0) == 1 else image.permute(1, 2, 0)
+        for axis in axes[row]:
+            axis.imshow(picture.clamp(0, 1).numpy())
+            axis.set_axis_off()
+        axes[row][0].set_title("" if titles is None else titles[row])
+        axes[row][1].imshow(
+            heat.numpy(),
+            cmap=matplotlib.colormaps["inferno"],
+            alpha=0.6,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="bilinear",
+        )
+    return figure

@@ -1,0 +1,90 @@
+"""Learning-rate schedules over the whole of a training, whose length the trainer tells."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class LengthAwareSchedule(LRScheduler):
+    """Base of schedules that need to know how many steps the training has; a system tells them.
+
+    Args:
+        optimizer: whose rates are set.
+        total_steps: the training's length in optimiser steps; told by the system when left out.
+        last_epoch: the last step that was done, -1 before the first.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, last_epoch: int = -1) -> None:
+        self.total_steps = total_steps
+        super().__init__(optimizer, last_epoch)
+
+    def set_total_steps(self, total_steps: int) -> None:
+        """Tells the training's length, unless the constructor did, and sets the rate of the present step anew."""
+        if self.total_steps is None:
+            self.total_steps = total_steps
+            for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+                group["lr"] = rate
+            self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def factor(self, progress: float) -> float:
+        """What the base rate is multiplied by at a share of the training from 0 to 1."""
+        raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
+
+    def get_lr(self) -> list[float]:  # type: ignore[override] # tensors are rates too, not here
+        """The rates of the present step."""
+        progress = 0.0 if self.total_steps is None else min(self.last_epoch / max(self.total_steps, 1), 1.0)
+        return [float(rate) * self.factor(progress) for rate in self.base_lrs]
+
+
+class WarmupCosine(LengthAwareSchedule):
+    """Rises linearly from near nothing, then falls along half a cosine.
+
+    Args:
+        optimizer: whose rates are set.
+        warmup: share of the training in which the rate rises.
+        final: what share of the base rate is left at the end.
+        total_steps: the training's length in optimiser steps; told by the system when left out.
+        last_epoch: the last step that was done, -1 before the first.
+
+    Raises:
+        ValueError: a share outside [0, 1].
+
+    References:
+        Loshchilov and Hutter 2017, "SGDR"; Goyal et al. 2017, "Accurate, Large Minibatch SGD" (warm-up).
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = WarmupCosine(optimizer, warmup=0.5, total_steps=4)
+        >>> rates = []
+        >>> for _ in range(4):
+        ...     rates.append(round(optimizer.param_groups[0]["lr"], 3))
+        ...     optimizer.step(); schedule.step()
+        >>> rates
+        [0.001, 0.5, 1.0, 0.5]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup: float = 0.05,
+        final: float = 0.0,
+        total_steps: int | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        for name, share in (("warmup", warmup), ("final", final)):
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
+        self.warmup = warmup
+        self.final = final
+        super().__init__(optimizer, total_steps, last_epoch)
+
+    def factor(self, progress: float) -> float:
+        """See :meth:`LengthAwareSchedule.factor`."""
+        if progress < self.warmup:
+            return max(progress / self.warmup, 1e-3)
+        falling = (progress - self.warmup) / max(1.0 - self.warmup, 1e-9)
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * falling))

@@ -1,0 +1,307 @@
+"""The Vision Transformer: an image is a sequence of patches, and attention is all that relates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
+from datamodules.image_transform import ImageTransform, RawImage
+from lightning_modules.classification import Classifier
+from lightning_modules.figures import overlay
+from lightning_modules.rollout import attention_rollout
+from lightning_modules.system import adamw
+
+Pool = Literal["token", "mean"]
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts an image into patches and maps each to a vector.
+
+    Args:
+        in_channels: C.
+        dim: D, feature size of a patch's vector.
+        patch_size: height and width of a patch in pixels.
+
+    Example:
+        >>> PatchEmbedding(3, 8, (4, 4))(torch.randn(2, 3, 12, 16)).shape
+        torch.Size([2, 3, 4, 8])
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Linear(in_channels * patch_size[0] * patch_size[1], dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, H / height, W / width, D).
+
+        Raises:
+            ValueError: the image is smaller than a patch, or no whole number of patches.
+        """
+        batch, channels, height, width = images.shape
+        check_patches((height, width), self.patch_size)
+        rows, columns = height // self.patch_size[0], width // self.patch_size[1]
+        # A linear map of flattened patches is the usual convolution with stride = kernel, and faster on CPUs.
+        patches = images.view(batch, channels, rows, self.patch_size[0], columns, self.patch_size[1])
+        return self.proj(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
+
+
+def check_patches(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+    """Refuses an image that is no whole number of patches.
+
+    Raises:
+        ValueError: naming both sizes, and the nearest image size that fits.
+    """
+    for name, image, patch in zip(("height", "width"), image_size, patch_size, strict=True):
+        if patch < 1:
+            raise ValueError(f"patch_size {patch_size} must be positive")
+        if image < patch:
+            raise ValueError(f"image {name} {image} is smaller than a patch of {patch}; choose a smaller patch_size")
+        if image % patch:
+            raise ValueError(
+                f"patch {name} {patch} does not divide image {name} {image}; "
+                f"resize to {image // patch * patch} or {-(-image // patch) * patch}, or choose another patch_size"
+            )
+
+
+def vit_norm(dim: int) -> nn.LayerNorm:
+    """The paper's LayerNorm, with 1e-6 beside the variance."""
+    return nn.LayerNorm(dim, eps=1e-6)
+
+
+def vit_attention(query_dim: int, key_dim: int) -> SelfAttention:
+    """The paper's self-attention: heads of 64 features."""
+    return SelfAttention(query_dim, key_dim, num_heads=max(1, query_dim // 64))
+
+
+def vit_layer(dim: int, *, attention: Callable[[int, int], Attention], drop_path: float = 0.0) -> EncoderLayer:
+    """The paper's layer: pre-norm, GELU, four times as wide inside."""
+    return EncoderLayer(dim, attention=attention, norm=vit_norm, drop_path=drop_path)
+
+
+class VisionTransformer(nn.Module):
+    """A Transformer encoder over the patches of an image.
+
+    ::
+
+        image (B, C, H, W) ─ patches ─ linear ─ + positions ─┬─▶ encoder ─ pool ─ norm ─ head ─▶ (B, num_classes)
+                                   class token, registers ───┘
+
+    Args:
+        num_classes: size of the head; 0 for none, so that the pooled features come out.
+        image_size: (height, width) in pixels, or one number for both; of training, others work too.
+        in_channels: C.
+        patch_size: (height, width) in pixels, or one number for both.
+        dim: D, feature size.
+        depth: how many layers.
+        attention: makes the attention of a layer as ``attention(dim, dim)``; heads of 64 features when left out.
+        layer: makes a layer as ``layer(dim, attention=attention, drop_path=rate)``.
+        position: makes the positions as ``position(dim, (rows, columns))``.
+        pool: "token" reads the class token, "mean" the mean of the patches (there is no class token then).
+        num_registers: further learned tokens that only serve as room to compute in.
+        drop_path: stochastic depth of the last layer; it rises linearly from 0 at the first.
+
+    Raises:
+        ValueError: an unknown pool, an image that is no whole number of patches.
+
+    References:
+        Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Darcet et al. 2024, "Vision Transformers Need
+        Registers"; Huang et al. 2016, "Deep Networks with Stochastic Depth".
+
+    Example:
+        >>> network = VisionTransformer(10, image_size=(16, 24), patch_size=8, dim=32, depth=2,
+        ...                             attention=partial(SelfAttention, num_heads=4))
+        >>> network(torch.randn(2, 3, 16, 24)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        *,
+        patch_size: int | tuple[int, int] = 16,
+        dim: int = 192,
+        depth: int = 12,
+        attention: Callable[[int, int], Attention] = vit_attention,
+        layer: Callable[..., EncoderLayer] = vit_layer,
+        position: Callable[[int, tuple[int, int]], nn.Module] = LearnedPosition2d,
+        pool: Pool = "token",
+        num_registers: int = 0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if pool not in get_args(Pool):
+            raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
+        image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else (patch_size[0], patch_size[1])
+        check_patches(image_size, patch_size)
+        self.pool = pool
+        self.patches = PatchEmbedding(in_channels, dim, patch_size)
+        self.position = position(dim, (image_size[0] // patch_size[0], image_size[1] // patch_size[1]))
+        self.num_prefix_tokens = (pool == "token") + num_registers
+        self.prefix_tokens = nn.Parameter(torch.zeros(1, self.num_prefix_tokens, dim))
+        self.encoder = TransformerEncoder(
+            dim, depth, layer=partial(layer, attention=attention), drop_path=drop_path, norm=None
+        )
+        self.norm = vit_norm(dim)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normals of width 0.02 for every linear map and token, as the authors' code."""
+        nn.init.trunc_normal_(self.prefix_tokens, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The encoder's input: class token, registers, patches with their positions, (B, T, D)."""
+        patches = self.position(self.patches(images)).flatten(1, 2)
+        if not self.num_prefix_tokens:
+            return patches
+        return torch.cat([self.prefix_tokens.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last layer's normed places, (B, T, D): class token, registers, then the patches row by row."""
+        return self.norm(self.encoder(self.embed(images)).hidden)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, num_classes), of images, (B, C, H, W)."""
+        x = self.embed(images)
+        if self.pool == "token":
+            # Nobody reads the other places of the last layer, so they are not computed.
+            pooled = self.encoder(x, queries=1).hidden[:, 0]
+        else:
+            pooled = self.encoder(x).hidden[:, self.num_prefix_tokens :].mean(dim=1)
+        return self.head(self.norm(pooled))
+
+    def attention_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Every layer's map, (B, N, T, T), or (B, T, T) from an attention without heads."""
+        weights = self.encoder(self.embed(images), need_weights=True).weights
+        return () if weights is None else weights
+
+
+class AttentionMaps(NamedTuple):
+    """Where a ViT looked.
+
+    Attributes:
+        layers: every layer's map, from the input up, (B, N, T, T); the first of the T places are the class token
+            and the registers, then come the patches row by row.
+        rollout: attention rollout over the patches, (B, rows, columns), each summing to 1: how much the class token
+            (or with mean pooling the mean patch) saw of each, through all layers.
+    """
+
+    layers: tuple[Tensor, ...]
+    rollout: Tensor
+
+
+class ViTClassifier(Classifier):
+    """A Vision Transformer that classifies images.
+
+    ``ViTClassifier(10, ImageTransform(32), partial(VisionTransformer, patch_size=4, depth=6))`` is ready to be
+    fitted on any loader of ``(images, labels)``; :meth:`from_timm` starts from timm's weights. All arguments are
+    those of :class:`Classifier`.
+
+    Example:
+        >>> model = ViTClassifier(10, ImageTransform(8), partial(VisionTransformer, patch_size=2, dim=24, depth=2))
+        >>> [[guess]] = model.classify([torch.rand(3, 20, 30)], top=1)
+        >>> guess.label in "0123456789"
+        True
+    """
+
+    network: VisionTransformer
+
+    def __init__(
+        self,
+        num_classes: int,
+        transform: ImageTransform,
+        network: Callable[[int, tuple[int, int], int], VisionTransformer] = VisionTransformer,
+        class_names: Sequence[str] | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            transform,
+            network,
+            class_names,
+            label_smoothing,
+            mixup,
+            cutmix,
+            optimizer,
+            lr_scheduler,
+            layer_decay,
+        )
+        self.save_hyperparameters()
+
+    @classmethod
+    def from_timm(
+        cls,
+        name: str,
+        *,
+        pretrained: bool = False,
+        image_size: int | tuple[int, int] | None = None,
+        **arguments: Any,  # noqa: ANN401
+    ) -> ViTClassifier:
+        """A plain ViT or DeiT of timm, with its weights, outputs and input transform.
+
+        Args:
+            name: such as "vit_tiny_patch16_224" or "deit_small_patch16_224.fb_in1k".
+            pretrained: take trained weights, downloaded by timm; random ones otherwise.
+            image_size: another resolution, to which the positions are resampled.
+            **arguments: constructor arguments of this class; with another ``num_classes`` the head starts anew.
+
+        Raises:
+            ValueError: timm has no such model, or it is not of the plain family.
+        """
+        from lightning_modules.timm_weights import timm_classifier  # it imports this file, and timm, which is slow
+
+        return timm_classifier(cls, name, pretrained=pretrained, image_size=image_size, **arguments)
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The embedding, then the encoder's layers."""
+        return [self.network.patches, *self.network.encoder.layers]
+
+    @torch.inference_mode()
+    def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
+        """Where the network looks in raw images, or in a batch that is transformed already, (B, C, H, W)."""
+        batch = self.prepare(images)
+        was_training = self.training
+        try:
+            maps = self.eval().network.attention_maps(batch)
+        finally:
+            self.train(was_training)
+        rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
+        seen = rollout[:, 0, prefix:] if self.network.pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
+        seen = seen / seen.sum(dim=-1, keepdim=True)
+        rows = batch.size(-2) // self.network.patches.patch_size[0]
+        return AttentionMaps(maps, seen.view(len(batch), rows, -1))
+
+    def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
+        """Draws each image beside its attention rollout, under the likeliest class.
+
+        Args:
+            images: raw images, or a batch that is transformed already, (B, C, H, W).
+        """
+        batch = self.prepare(images)
+        best = self.predict(batch).softmax(dim=-1).max(dim=-1)
+        titles = [
+            f"{self.class_names[index]} {probability:.0%}"
+            for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return overlay(self.transform.denormalize(batch), self.attention_maps(batch).rollout, titles)

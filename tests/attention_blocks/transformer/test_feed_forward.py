@@ -1,0 +1,56 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.layers.mlp import Mlp
+from torch import Tensor, nn
+
+from attention_blocks import FeedForward
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"), [(nn.ReLU, lambda x: x.clamp(min=0)), (nn.GELU, gelu)], ids=["relu", "gelu"]
+)
+def test_equals_the_formula(activation: Callable[[], nn.Module], formula: Callable[[Tensor], Tensor]) -> None:
+    feed_forward = FeedForward(6, activation=activation).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    up, down = feed_forward.up_proj, feed_forward.down_proj
+    assert up.weight.shape == (24, 6)
+    wanted = formula(x @ up.weight.T + up.bias) @ down.weight.T + down.bias
+    torch.testing.assert_close(feed_forward(x), wanted)
+
+
+def test_equals_timm() -> None:
+    theirs, ours = Mlp(6, 10), FeedForward(6, 10)
+    ours.up_proj.load_state_dict(theirs.fc1.state_dict())
+    ours.down_proj.load_state_dict(theirs.fc2.state_dict())
+    x = torch.randn(2, 5, 6)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_dropout_thins_the_hidden_features_in_training_only() -> None:
+    feed_forward = FeedForward(1, 4000, activation=nn.Identity, dropout=0.25)
+    with torch.no_grad():
+        for parameter in feed_forward.parameters():
+            parameter.fill_(1.0)
+    # Each kept hidden feature is (1 + 1) / 0.75; 1 is the bias at the end.
+    kept = (feed_forward(torch.ones(1, 1)) - 1).item() / (2 / 0.75)
+    assert kept == pytest.approx(round(kept), abs=1e-2)
+    assert kept == pytest.approx(3000, abs=150)
+    assert feed_forward.eval()(torch.ones(1, 1)).item() == pytest.approx(8001)
+
+
+def test_gradcheck() -> None:
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(FeedForward(4).double(), x)
+
+
+def test_refuses_unfit_arguments() -> None:
+    with pytest.raises(ValueError, match="dim and hidden_dim must be positive, got dim=4, hidden_dim=0"):
+        FeedForward(4, 0)
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
+        FeedForward(4, dropout=1)
