@@ -74,7 +74,7 @@ class RandomShift(BatchAugmentation):
         padding: what comes in at the edge: ``zeros`` (black) or the image mirrored, ``reflect``.
 
     Raises:
-        ValueError: ``pixels`` is negative; or, once images come, too large to mirror that much of them.
+        ValueError: ``pixels`` is negative; or, once images come, not less than their sides.
 
     Example:
         >>> RandomShift(pixels=4)(torch.ones(2, 3, 32, 32)).shape
@@ -93,16 +93,25 @@ class RandomShift(BatchAugmentation):
     def forward(self, images: Tensor) -> Tensor:
         """Shifts each of (B, C, H, W)."""
         batch, channels, height, width = images.shape
-        if self.padding == "reflect" and self.pixels >= min(height, width):
-            raise ValueError(f"pixels={self.pixels} cannot be mirrored from images of {height}x{width}; shift less")
-        mode = "constant" if self.padding == "zeros" else "reflect"
-        padded = F.pad(images, [self.pixels] * 4, mode=mode)
-        offset = torch.randint(0, 2 * self.pixels + 1, (2, batch, 1))
+        if self.pixels >= min(height, width):
+            raise ValueError(f"pixels={self.pixels} shifts images of {height}x{width} out of sight; shift less")
+        offset = torch.randint(-self.pixels, self.pixels + 1, (2, batch, 1))
         rows = offset[0] + torch.arange(height)
         columns = offset[1] + torch.arange(width)
-        places = rows.unsqueeze(2) * padded.size(3) + columns.unsqueeze(1)
+        outside = _outside(rows, height).unsqueeze(2) | _outside(columns, width).unsqueeze(1)
+        places = _mirrored(rows, height).unsqueeze(2) * width + _mirrored(columns, width).unsqueeze(1)
         places = places.reshape(batch, 1, -1).expand(-1, channels, -1)
-        return padded.flatten(2).gather(2, places).reshape(images.shape)
+        shifted = images.flatten(2).gather(2, places).reshape(images.shape)
+        return shifted if self.padding == "reflect" else shifted.masked_fill(outside.unsqueeze(1), 0)
+
+
+def _outside(places: Tensor, length: int) -> Tensor:
+    return (places < 0) | (places >= length)
+
+
+def _mirrored(places: Tensor, length: int) -> Tensor:
+    """Places from -length + 1 to 2 · length - 2 thrown back into 0 … length - 1 at either end."""
+    return length - 1 - (length - 1 - places.abs()).abs()
 
 
 class RandomWarp(BatchAugmentation):

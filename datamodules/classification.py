@@ -239,7 +239,7 @@ class ClassificationDataModule(LightningDataModule):
         for axis in axes:
             axis.set_axis_off()
         for index, (axis, image) in enumerate(zip(axes, images, strict=False)):
-            axis.imshow(image.permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0.0, vmax=1.0)
+            axis.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0.0, vmax=1.0)
             label = self.class_names[int(labels[index])]
             if predictions is None:
                 axis.set_title(label, fontsize="small")

@@ -37,7 +37,8 @@ class FileTree:
         self.root = Path(root)
         self._archive: zipfile.ZipFile | None = None
         self._owner = -1  # the process that opened the archive
-        if self.root.is_dir():
+        self._is_folder = self.root.is_dir()
+        if self._is_folder:
             files, folders = _list_folder(self.root)
         elif self.root.exists():
             files, folders = self._list_archive()
@@ -57,7 +58,7 @@ class FileTree:
             ValueError: it cannot be read: damaged in the zip, encrypted, or no longer there.
         """
         try:
-            if self.root.is_dir():
+            if self._is_folder:
                 return (self.root / file).read_bytes()
             return self._open_archive().read(file)
         except Exception as error:  # zipfile raises RuntimeError, zlib.error and more

@@ -184,7 +184,7 @@ class FileImages(ImageSource):
 
 
 def _read(tree: FileTree, file: str, *, thumbnail: bool = False) -> Image.Image:
-    return read_image(BytesIO(tree.read(file)), repr(tree.name(file)), thumbnail=thumbnail)
+    return read_image(BytesIO(tree.read(file)), tree.name(file), thumbnail=thumbnail)
 
 
 def _look_at(tree: FileTree, transform: ImageTransform | None, file: str) -> Tensor | ValueError | None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic"]
 RawImage = Image.Image | npt.NDArray[np.generic] | Tensor | str | Path
 
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}

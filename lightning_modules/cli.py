@@ -61,6 +61,19 @@ def main(args: Sequence[str] | None = None) -> SystemCLI | None:
     if args is None:
         # Lightning reads the process's own words, also to start the further processes of a multi-GPU run.
         sys.argv[1:] = words
+        return lightning_command(None)
+    return lightning_command(words)
+
+
+def lightning_command(words: Sequence[str] | None) -> SystemCLI:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        words: of the command line, with recipes given by their path; those of the process when ``None``.
+
+    Returns:
+        The finished command line with its trainer, model and data.
+    """
     return SystemCLI(
         System,
         LightningDataModule,
@@ -69,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> SystemCLI | None:
         auto_configure_optimizers=False,
         parser_kwargs={"epilog": EPILOG} | {name: {"usage": usage(name)} for name in SystemCLI.subcommands()},
         save_config_kwargs={"overwrite": True},
-        args=None if args is None else words,
+        args=None if words is None else list(words),
     )
 
 

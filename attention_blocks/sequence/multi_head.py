@@ -39,7 +39,7 @@ class MultiHeadAttention(Attention):
         score_bias: makes what is added to the scores from ``num_heads``, such as :class:`ALiBi`.
 
     Raises:
-        ValueError: heads that do not divide their sizes, dropout outside [0, 1).
+        ValueError: heads that do not divide their sizes, sizes that are not positive, dropout outside [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need"; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
@@ -71,6 +71,9 @@ class MultiHeadAttention(Attention):
         super().__init__(query_dim, key_dim, context_dim=query_dim)
         if num_heads < 1:
             raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
+        for name, size in (("head_dim", head_dim), ("value_dim", value_dim)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be a positive feature size, got {size}")
         if head_dim is None and query_dim % num_heads:
             raise ValueError(
                 f"num_heads ({num_heads}) must divide query_dim ({query_dim}); choose a divisor or give head_dim"
@@ -153,7 +156,7 @@ class MultiHeadAttention(Attention):
 
     def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         # Normed before the axes are swapped, while a head's features still lie side by side in memory.
-        heads = x.unflatten(-1, (-1, self.head_dim))
+        heads = x.reshape(x.size(0), x.size(1), x.size(2) // self.head_dim, self.head_dim)
         return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def extra_repr(self) -> str:

@@ -84,6 +84,11 @@ def dot_product_attention(
         dropout: share of the weights that is dropped.
         causal: the t-th query may attend to the first t keys only, of those that the mask allows.
         need_weights: take the explicit path and return the map, (B, N, T_q, T_k), as it was before dropout.
+
+    Example:
+        >>> query, key = torch.randn(2, 8, 3, 16), torch.randn(2, 8, 5, 16)
+        >>> dot_product_attention(query, key, key).context.shape
+        torch.Size([2, 8, 3, 16])
     """
     if causal and (need_weights or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)

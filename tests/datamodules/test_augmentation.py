@@ -61,7 +61,7 @@ class TestRandomShift:
             RandomShift(-1)
         with pytest.raises(ValueError, match="'zeros' or 'reflect', got 'edge'"):
             RandomShift(1, "edge")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="pixels=6 cannot be mirrored from images of 6x7"):
+        with pytest.raises(ValueError, match="pixels=6 shifts images of 6x7 out of sight"):
             RandomShift(6, "reflect")(random_images(1))
 
 
@@ -115,7 +115,7 @@ class TestRandomErase:
         # The sides are whole pixels.
         assert 0.08 < min(shares) < 0.12
         assert 0.17 < max(shares) < 0.23
-        assert lost.float().mean(0).min() > 0  # every place is lost at some time
+        assert lost.any(dim=0).float().mean() > 0.9  # all over the image
 
     def test_some_images_keep_all(self) -> None:
         erased = RandomErase(0.5)(random_images(400, height=20, width=20))

@@ -42,10 +42,10 @@ class TestReference:
         # Pillow rounds to bytes between its two passes.
         torch.testing.assert_close(ours, reference(image), atol=2.01 / 255 / 0.2, rtol=0)
 
-    @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
     def test_interpolation_is_the_named_one(self, interpolation: str) -> None:
         image = photo(90, 90)
-        mode = {"nearest": 0, "bilinear": 2, "bicubic": 3}[interpolation]
+        mode = {"bilinear": 2, "bicubic": 3}[interpolation]
         expected = torch.from_numpy(np.array(image.resize((30, 30), Image.Resampling(mode)))).permute(2, 0, 1)
         fitted = ImageTransform(30, interpolation=interpolation).fit(load_image(image))  # type: ignore[arg-type]
         torch.testing.assert_close(fitted.int(), expected.int(), atol=1, rtol=0)
@@ -215,7 +215,7 @@ class TestBadFiles:
             ImageTransform(4)(tmp_path)
 
     def test_an_open_file_is_called_by_the_name_given(self) -> None:
-        with pytest.raises(ValueError, match="set.zip/a.png cannot be read"):
+        with pytest.raises(ValueError, match=r"'set\.zip/a\.png' cannot be read"):
             read_image(io.BytesIO(b"junk"), "set.zip/a.png")
 
     def test_a_thumbnail_is_small_and_the_image_whole(self, tmp_path: Path) -> None:

@@ -149,6 +149,21 @@ def test_steps_equal_the_whole(self_attention: MakeAttention, norm_first: bool, 
     assert state.past.key.size(-2) == 6
 
 
+@pytest.mark.parametrize(
+    "cross_attention",
+    [partial(CROSS, rotary=RotaryPosition), partial(LuongAttention, window="local-m", radius=2)],
+    ids=["rotary", "luong"],
+)
+def test_positions_of_the_cross_attention_go_on_in_steps(cross_attention: MakeAttention) -> None:
+    layer = DecoderLayer(8, cross_attention=cross_attention).double()
+    x, memory = torch.randn(2, 6, 8, dtype=torch.float64), torch.randn(2, 9, 8, dtype=torch.float64)
+    state, steps = layer.start(memory), []
+    for token in x.chunk(3, dim=1):
+        output, state = layer.step(token, state)
+        steps.append(output.hidden)
+    torch.testing.assert_close(torch.cat(steps, dim=1), layer(x, memory).hidden)
+
+
 @pytest.mark.parametrize("self_attention", [SELF, SelfAttention, AdditiveAttention, LuongAttention])
 def test_no_place_sees_what_comes_after_it(self_attention: MakeAttention) -> None:
     decoder = TransformerDecoder(8, 2, layer=partial(DecoderLayer, self_attention=self_attention)).double()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -37,11 +38,23 @@ def test_dropout_thins_the_hidden_features_in_training_only() -> None:
     with torch.no_grad():
         for parameter in feed_forward.parameters():
             parameter.fill_(1.0)
-    # Each kept hidden feature is (1 + 1) / 0.75; 1 is the bias at the end.
-    kept = (feed_forward(torch.ones(1, 1)) - 1).item() / (2 / 0.75)
-    assert kept == pytest.approx(round(kept), abs=1e-2)
-    assert kept == pytest.approx(3000, abs=150)
+    # Each kept hidden feature is (1 + 1) / 0.75; the bias at the end is 1.
+    kept = [(feed_forward(torch.ones(1, 1)) - 1).item() / (2 / 0.75) for _ in range(20)]
+    assert kept == pytest.approx([round(count) for count in kept], abs=1e-2)
+    assert kept == pytest.approx([3000] * 20, abs=150)
+    assert len(set(kept)) > 1, "always the mean: nothing is dropped"
     assert feed_forward.eval()(torch.ones(1, 1)).item() == pytest.approx(8001)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_same_without_gradients_and_leaves_its_input_alone(approximate: str) -> None:
+    feed_forward = FeedForward(4, activation=partial(nn.GELU, approximate=approximate))
+    x = torch.randn(2, 3, 4)
+    before = x.clone()
+    with torch.no_grad():
+        frozen = feed_forward(x)
+    torch.testing.assert_close(frozen, feed_forward(x).detach())
+    assert torch.equal(x, before)
 
 
 def test_gradcheck() -> None:

@@ -1,0 +1,1 @@
+"""Measurements: one subject a file, every one a comparison in one run."""

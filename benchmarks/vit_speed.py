@@ -1,0 +1,69 @@
+"""ViT: images a second over timm's same model with the same weights, in training steps and in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import timm
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.timing import ratio, take_turns
+from lightning_modules.timm_weights import network_like, renamed_state
+
+# Model, side of the image, side of a patch, images a batch.
+CASES = [
+    ("vit_tiny_patch16_224", 32, 4, 64),
+    ("vit_small_patch16_224", 32, 4, 32),
+    ("vit_tiny_patch16_224", 224, 16, 16),
+    ("vit_small_patch16_224", 224, 16, 8),
+]
+
+
+def measure(quick: bool) -> Table:
+    """Goal: 1.1 or more, never under 1.0."""
+    table = Table("model", "pixels", "inference, ours over timm", "training, ours over timm", "largest difference")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, side, patch, batch in CASES[:1] if quick else CASES:
+        theirs = timm.create_model(name, img_size=side, patch_size=patch, num_classes=100).to(device)
+        ours = network_like(theirs)(100, (side, side), 3).to(device)
+        ours.load_state_dict(renamed_state(theirs))
+        images = torch.randn(batch, 3, side, side, device=device)
+        labels = torch.randint(100, (batch,), device=device)
+        with torch.inference_mode():
+            difference = (ours.eval()(images) - theirs.eval()(images)).abs().max().item()
+        rounds = 3 if quick else 15
+        inference = take_turns({"timm": inferer(theirs, images), "ours": inferer(ours, images)}, rounds)
+        training = take_turns({"timm": trainer(theirs, images, labels), "ours": trainer(ours, images, labels)}, rounds)
+        table.add_row(
+            name,
+            f"{side}, patch {patch}",
+            str(ratio(inference["timm"], inference["ours"])),
+            str(ratio(training["timm"], training["ours"])),
+            f"{difference:.1e}",
+        )
+    return table
+
+
+def inferer(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """Logits of a batch."""
+
+    def infer() -> None:
+        with torch.inference_mode():
+            model.eval()(images)
+
+    return infer
+
+
+def trainer(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    """Forward, backward and an optimiser step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model.train()(images), labels))
+        optimizer.step()
+
+    return train

@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_blocks import AdditiveAttention, padding_mask
+
+
+def bahdanau(
+    block: AdditiveAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Appendix A.1.2 of the paper, one number at a time: e_ij = v · tanh(W s_i + U h_j), α = softmax(e), c = Σ α h."""
+    w, u, v = block.query_proj.weight, block.key_proj.weight, block.score_proj.weight[0]
+    weights = torch.zeros(query.size(0), query.size(1), key.size(1), dtype=torch.float64)
+    context = torch.zeros(query.size(0), query.size(1), value.size(2), dtype=torch.float64)
+    for b in range(query.size(0)):
+        for i in range(query.size(1)):
+            energy = {}
+            for j in range(key.size(1)):
+                if mask[b, i, j]:
+                    hidden = [math.tanh((w[n] @ query[b, i] + u[n] @ key[b, j]).item()) for n in range(w.size(0))]
+                    energy[j] = math.exp(sum(v[n].item() * hidden[n] for n in range(w.size(0))))
+            for j, e in energy.items():
+                weights[b, i, j] = e / sum(energy.values())
+                context[b, i] += weights[b, i, j] * value[b, j]
+    return context, weights
+
+
+@pytest.mark.parametrize("hidden_dim", [None, 3])
+def test_follows_the_paper(hidden_dim: int | None) -> None:
+    block = AdditiveAttention(4, 6, hidden_dim=hidden_dim).double()
+    query, key, value = (torch.randn(2, t, d, dtype=torch.float64) for t, d in ((3, 4), (5, 6), (5, 7)))
+    mask = padding_mask(torch.tensor([5, 3])) & (torch.rand(2, 3, 5) > 0.3)
+    context, weights = bahdanau(block, query, key, value, mask)
+    found = block(query, key, value, mask, need_weights=True)
+    torch.testing.assert_close(found.context, context)
+    torch.testing.assert_close(found.weights, weights)
+
+
+def test_memory_holds_the_keys_half_of_the_hidden_layer() -> None:
+    block = AdditiveAttention(4, 6, hidden_dim=3).double()
+    key = torch.randn(2, 5, 6, dtype=torch.float64)
+    memory = block.project(key)
+    torch.testing.assert_close(memory.key, torch.einsum("nd,btd->btn", block.key_proj.weight, key))
+    assert memory.value is key
+
+
+def test_hidden_layer_is_as_wide_as_the_query_unless_told() -> None:
+    assert AdditiveAttention(4, 6).score_proj.in_features == 4
+    assert AdditiveAttention(4, 6, hidden_dim=9).score_proj.in_features == 9
+
+
+def test_refuses_a_hidden_layer_of_nothing() -> None:
+    with pytest.raises(ValueError, match="hidden_dim must be a positive feature size, got 0"):
+        AdditiveAttention(4, hidden_dim=0)

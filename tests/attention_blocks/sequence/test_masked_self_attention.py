@@ -1,0 +1,161 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+from attention_blocks import ALiBi, MaskedSelfAttention, Memory, RelativePositionBias, RotaryPosition, padding_mask
+
+CONFIGURATIONS = {
+    "plain": partial(MaskedSelfAttention, num_heads=4),
+    "window": partial(MaskedSelfAttention, num_heads=4, window=3),
+    "grouped": partial(MaskedSelfAttention, num_heads=4, num_kv_heads=2),
+    "multi-query": partial(MaskedSelfAttention, num_heads=4, num_kv_heads=1, bias=False),
+    "norm": partial(MaskedSelfAttention, num_heads=4, norm=nn.LayerNorm),
+    "rotary": partial(MaskedSelfAttention, num_heads=4, rotary=RotaryPosition),
+    "alibi": partial(MaskedSelfAttention, num_heads=4, score_bias=ALiBi),
+    "relative": partial(MaskedSelfAttention, num_heads=4, score_bias=RelativePositionBias),
+    "everything": partial(
+        MaskedSelfAttention,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        norm=nn.LayerNorm,
+        rotary=RotaryPosition,
+        score_bias=ALiBi,
+        window=4,
+    ),
+}
+every_configuration = pytest.mark.parametrize("name", CONFIGURATIONS)
+both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
+
+
+def _build(name: str) -> MaskedSelfAttention:
+    block = CONFIGURATIONS[name](16).double().eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.5)
+    return block
+
+
+@both_paths
+def test_equals_torch(need_weights: bool) -> None:
+    block = _build("plain")
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        linears = (block.query_proj, block.key_proj, block.value_proj)
+        theirs.in_proj_weight.copy_(torch.cat([linear.weight for linear in linears]))
+        theirs.in_proj_bias.copy_(torch.cat([linear.bias for linear in linears]))
+    theirs.out_proj.load_state_dict(block.out_proj.state_dict())
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    ahead = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    context, weights = theirs(
+        x, x, x, attn_mask=ahead, is_causal=True, need_weights=need_weights, average_attn_weights=False
+    )
+    found = block(x, need_weights=need_weights)
+    torch.testing.assert_close(found.context, context)
+    if need_weights:
+        torch.testing.assert_close(found.weights, weights)
+
+
+@both_paths
+@every_configuration
+def test_what_comes_later_has_no_influence(name: str, need_weights: bool) -> None:
+    block, x = _build(name), torch.randn(2, 6, 16, dtype=torch.float64)
+    wanted = block(x, need_weights=need_weights).context
+    changed = x.clone()
+    changed[:, 4] = 9.0
+    found = block(changed, need_weights=need_weights).context
+    torch.testing.assert_close(found[:, :4], wanted[:, :4])
+    assert not torch.allclose(found[:, 4:], wanted[:, 4:])
+
+
+@both_paths
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_a_window_sees_so_many_places(window: int, need_weights: bool) -> None:
+    block = MaskedSelfAttention(16, num_heads=4, window=window).double()
+    x = torch.randn(1, 6, 16, dtype=torch.float64, requires_grad=True)
+    context = block(x, need_weights=need_weights).context
+    for t in range(6):
+        (gradient,) = torch.autograd.grad(context[0, t].sum(), x, retain_graph=True)
+        assert gradient[0].any(-1).nonzero().flatten().tolist() == list(range(max(0, t - window + 1), t + 1))
+
+
+def _decode(
+    block: MaskedSelfAttention, x: Tensor, chunks: tuple[int, ...], mask: Tensor | None, need_weights: bool
+) -> tuple[Tensor, list[Tensor]]:
+    cache: Memory | None = None
+    contexts, maps, done = [], [], 0
+    for chunk in torch.split(x, list(chunks), dim=1):
+        seen = done + chunk.size(1)
+        rows = None if mask is None else mask.expand(-1, x.size(1), -1)[:, done:seen, :seen]
+        (context, weights), cache = block.step(chunk, cache, rows, need_weights=need_weights)
+        contexts.append(context)
+        maps.extend([] if weights is None else [weights])
+        done = seen
+    assert cache is not None
+    torch.testing.assert_close(cache, block.project(x))
+    return torch.cat(contexts, dim=1), maps
+
+
+@both_paths
+@pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1, 1), (3, 1, 2), (1, 4, 1), (6,)], ids=str)
+@pytest.mark.parametrize("masked", [None, "padding", "holes"])
+@every_configuration
+def test_step_by_step_equals_at_once(
+    name: str, chunks: tuple[int, ...], masked: str | None, need_weights: bool
+) -> None:
+    block, x = _build(name), torch.randn(3, 6, 16, dtype=torch.float64)
+    mask = None
+    if masked is not None:
+        mask = padding_mask(torch.tensor([6, 2, 0])) if masked == "padding" else torch.rand(3, 6, 6) > 0.4
+    wanted = block(x, mask=mask, need_weights=True)
+    context, maps = _decode(block, x, chunks, mask, need_weights)
+    torch.testing.assert_close(context, wanted.context)
+    for weights, row in zip(maps, wanted.weights.split(chunks, dim=2), strict=False):
+        torch.testing.assert_close(weights, row[..., : weights.size(-1)])
+    assert len(maps) == (len(chunks) if need_weights else 0)
+
+
+def test_fewer_key_heads_make_a_smaller_cache() -> None:
+    _, full = _build("plain").step(torch.randn(2, 3, 16, dtype=torch.float64))
+    _, small = _build("multi-query").step(torch.randn(2, 3, 16, dtype=torch.float64))
+    assert full.key.numel() == 4 * small.key.numel()
+
+
+@pytest.mark.parametrize("name", ["plain", "everything"])
+def test_a_cache_of_any_length_exports(name: str) -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = _build(name)
+
+        def forward(self, token: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            (context, _), cache = self.block.step(token, Memory(key, value))
+            return context, cache.key, cache.value
+
+    def arguments(batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        past = step.block.project(torch.randn(batch, length, 16, dtype=torch.float64))
+        return torch.randn(batch, 1, 16, dtype=torch.float64), past.key, past.value
+
+    step = Step()
+    open_cache = {0: Dim("batch", max=64), 2: Dim("length", max=512)}
+    shapes = ({0: open_cache[0]}, open_cache, open_cache)
+    program = export(step, arguments(2, 4), dynamic_shapes=shapes).module()
+    for sizes in ((3, 9), (2, 2)):
+        given = arguments(*sizes)
+        torch.testing.assert_close(program(*given), step(*given))
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_refuses_a_window_of_nothing(window: int) -> None:
+    with pytest.raises(ValueError, match=rf"window counts the places seen.*1 or more, got {window}"):
+        MaskedSelfAttention(16, window=window)
+
+
+def test_a_mask_for_a_step_covers_the_cache() -> None:
+    block = _build("plain")
+    _, cache = block.step(torch.randn(2, 3, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"does not broadcast to \(B, T_q, T_k\) = \(2, 1, 4\)"):
+        block.step(torch.randn(2, 1, 16, dtype=torch.float64), cache, torch.ones(2, 1, 3, dtype=torch.bool))

@@ -1,0 +1,247 @@
+import copy
+import math
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+import timm.layers
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_blocks import ALiBi, MultiHeadAttention, RotaryPosition, causal_mask, padding_mask
+
+
+def same_weights(block: MultiHeadAttention) -> nn.MultiheadAttention:
+    """torch's own block with the weights of ours."""
+    theirs = nn.MultiheadAttention(
+        block.query_dim,
+        block.num_heads,
+        bias=block.query_proj.bias is not None,
+        kdim=block.key_dim,
+        vdim=block.value_proj.in_features,
+        batch_first=True,
+        dtype=torch.float64,
+    )
+    maps = [block.query_proj, block.key_proj, block.value_proj]
+    with torch.no_grad():
+        if block.query_dim == block.key_dim == theirs.vdim:
+            theirs.in_proj_weight.copy_(torch.cat([linear.weight for linear in maps]))
+        else:
+            for name, linear in zip(("q", "k", "v"), maps, strict=True):
+                getattr(theirs, f"{name}_proj_weight").copy_(linear.weight)
+        if theirs.in_proj_bias is not None:
+            theirs.in_proj_bias.copy_(torch.cat([linear.bias for linear in maps]))
+    theirs.out_proj.load_state_dict(block.out_proj.state_dict())
+    return theirs
+
+
+def drawn(block: MultiHeadAttention) -> MultiHeadAttention:
+    """In float64, with biases that are not zero."""
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.5)
+    return block.double()
+
+
+def heads_of(block: MultiHeadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the projections give, (B, T, heads, head_dim), cut by strides of our own."""
+    maps = ((block.query_proj, query), (block.key_proj, key), (block.value_proj, key))
+    q, k, v = (linear(x).view(*x.shape[:2], -1, block.head_dim) for linear, x in maps)
+    return q, k, v
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (16, 12, 12), (16, 12, 10)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_torch(sizes: tuple[int, int, int], bias: bool) -> None:
+    query_dim, key_dim, value_dim = sizes
+    block = drawn(MultiHeadAttention(query_dim, key_dim, num_heads=4, value_dim=value_dim, bias=bias))
+    theirs = same_weights(block)
+    query, key, value = (
+        torch.randn(3, length, size, dtype=torch.float64, requires_grad=True)
+        for length, size in ((4, query_dim), (6, key_dim), (6, value_dim))
+    )
+    padding, holes = padding_mask(torch.tensor([6, 3, 1])), torch.rand(4, 6) > 0.3
+    holes[:, 0] = True
+    found = block(query, key, value, padding & holes, need_weights=True)
+    context, weights = theirs(
+        query, key, value, key_padding_mask=~padding.squeeze(1), attn_mask=~holes, average_attn_weights=False
+    )
+    torch.testing.assert_close(found.context, context)
+    torch.testing.assert_close(found.weights, weights)
+    torch.testing.assert_close(block(query, key, value, padding & holes).context, context)
+    ours = torch.autograd.grad(found.context.square().sum(), (query, key, value))
+    torch.testing.assert_close(ours, torch.autograd.grad(context.square().sum(), (query, key, value)))
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_equals_timm(qk_norm: bool, need_weights: bool) -> None:
+    theirs = timm.layers.Attention(16, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm).double()
+    block = MultiHeadAttention(16, num_heads=4, norm=nn.LayerNorm if qk_norm else None).double()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_()
+        linears = (block.query_proj, block.key_proj, block.value_proj)
+        parts = zip(linears, theirs.qkv.weight.chunk(3), theirs.qkv.bias.chunk(3), strict=True)
+        for linear, weight, bias in parts:
+            linear.weight.copy_(weight)
+            linear.bias.copy_(bias)
+    block.out_proj.load_state_dict(theirs.proj.state_dict())
+    if block.query_norm is not None and block.key_norm is not None:
+        block.query_norm.load_state_dict(theirs.q_norm.state_dict())
+        block.key_norm.load_state_dict(theirs.k_norm.state_dict())
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    torch.testing.assert_close(block(x, x, need_weights=need_weights).context, theirs(x))
+
+
+@pytest.mark.parametrize("num_kv_heads", [6, 3, 2, 1])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_grouped_heads_by_loops(num_kv_heads: int, need_weights: bool) -> None:
+    block = drawn(MultiHeadAttention(12, 10, num_heads=6, num_kv_heads=num_kv_heads))
+    query, key = torch.randn(2, 3, 12, dtype=torch.float64), torch.randn(2, 4, 10, dtype=torch.float64)
+    q, k, v = heads_of(block, query, key)
+    assert k.size(2) == v.size(2) == num_kv_heads
+    per_head = []
+    for head in range(6):
+        shared = head // (6 // num_kv_heads)
+        scores = torch.einsum("bqd,bkd->bqk", q[:, :, head], k[:, :, shared]) / math.sqrt(2)
+        exp = scores.exp()
+        per_head.append(torch.einsum("bqk,bkd->bqd", exp / exp.sum(-1, keepdim=True), v[:, :, shared]))
+    wanted = block.out_proj(torch.cat(per_head, dim=-1))
+    torch.testing.assert_close(block(query, key, need_weights=need_weights).context, wanted)
+
+
+def test_grouped_heads_equal_copied_heads() -> None:
+    grouped = drawn(MultiHeadAttention(12, num_heads=6, num_kv_heads=2))
+    full = drawn(MultiHeadAttention(12, num_heads=6))
+    state = copy.deepcopy(grouped.state_dict())
+    for name in ("key_proj", "value_proj"):
+        for part in ("weight", "bias"):
+            tensor = state[f"{name}.{part}"]
+            state[f"{name}.{part}"] = torch.cat([head for head in tensor.chunk(2) for _ in range(3)])
+    full.load_state_dict(state)
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    torch.testing.assert_close(grouped(x, x, need_weights=True), full(x, x, need_weights=True))
+    assert grouped.project(x).key.shape == (2, 2, 5, 2)
+
+
+def test_heads_equal_scaled_dot_product_attention() -> None:
+    block = drawn(MultiHeadAttention(16, num_heads=2, head_dim=5))
+    query, key = torch.randn(2, 3, 16, dtype=torch.float64), torch.randn(2, 4, 16, dtype=torch.float64)
+    q, k, v = (heads.transpose(1, 2) for heads in heads_of(block, query, key))
+    mask = torch.rand(2, 3, 4) > 0.3
+    mask[..., 0] = True
+    context = F.scaled_dot_product_attention(q, k, v, mask[:, None]).transpose(1, 2).reshape(2, 3, 10)
+    torch.testing.assert_close(block(query, key, mask=mask).context, block.out_proj(context))
+
+
+class Ramp(nn.Module):
+    """A score bias of the test's own: head · query · 0.1 - key."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
+        heads = torch.arange(self.num_heads)[:, None, None]
+        queries = torch.arange(query_length)[:, None] + offset
+        return heads * queries * 0.1 - torch.arange(key_length)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_score_bias_is_added_before_the_softmax(need_weights: bool, masked: bool) -> None:
+    block = drawn(MultiHeadAttention(16, num_heads=4, score_bias=Ramp))
+    query, key = torch.randn(2, 3, 16, dtype=torch.float64), torch.randn(2, 5, 16, dtype=torch.float64)
+    mask = causal_mask(3, 5, offset=2) if masked else torch.ones(3, 5, dtype=torch.bool)
+    q, k, v = heads_of(block, query, key)
+    scores = torch.einsum("bqnd,bknd->bnqk", q, k) / 2
+    for head in range(4):
+        for i in range(3):
+            for j in range(5):
+                scores[:, head, i, j] += head * (i + 2) * 0.1 - j if mask[i, j] else -math.inf
+    context = torch.einsum("bnqk,bknd->bqnd", scores.softmax(-1), v).flatten(2)
+    memory = block.project(key)
+    found = block.attend(query, memory, mask if masked else None, need_weights=need_weights, offset=2)
+    torch.testing.assert_close(found.context, block.out_proj(context))
+
+
+def test_alibi_and_rotary_follow_their_equations() -> None:
+    block = drawn(MultiHeadAttention(8, num_heads=2, rotary=RotaryPosition, score_bias=ALiBi))
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    q, k, v = heads_of(block, x, x)
+    # A pair of features is a complex number; position t turns it by t · base^(-pair / pairs) radians.
+    speed = torch.tensor([1.0, 0.01], dtype=torch.float64)
+    turn = torch.polar(torch.ones(5, 2, dtype=torch.float64), torch.arange(5)[:, None] * speed)[:, None]
+    q, k = (torch.complex(heads[..., :2], heads[..., 2:]) * turn for heads in (q, k))
+    scores = torch.einsum("bqnd,bknd->bnqk", q, k.conj()).real / 2
+    distance = (torch.arange(5)[:, None] - torch.arange(5)).abs()
+    scores = scores - torch.tensor([2**-4, 2**-8], dtype=torch.float64)[:, None, None] * distance
+    wanted = block.out_proj(torch.einsum("bnqk,bknd->bqnd", scores.softmax(-1), v).flatten(2))
+    torch.testing.assert_close(block(x, x).context, wanted)
+    torch.testing.assert_close(block(x, x, need_weights=True).context, wanted)
+
+
+def _shows_its_weights(dropout: float, keys: int) -> MultiHeadAttention:
+    """One head whose values are one-hot, so that the context is the map as it was applied."""
+    block = MultiHeadAttention(keys, num_heads=1, dropout=dropout, bias=False)
+    with torch.no_grad():
+        for linear in (block.value_proj, block.out_proj):
+            linear.weight.copy_(torch.eye(keys))
+    return block
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_dropout_drops_its_share_of_weights_and_keeps_the_mean(need_weights: bool) -> None:
+    block = _shows_its_weights(0.25, 50).train()
+    key, query = torch.eye(50).expand(40, -1, -1), torch.randn(40, 10, 50)
+    applied = block(query, key, need_weights=need_weights).context
+    weights = block(query, key, need_weights=True).weights.squeeze(1)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(40, 10))
+    kept = applied != 0
+    # 20,000 draws: the share's deviation is 0.003.
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.015)
+    torch.testing.assert_close(applied[kept], weights[kept] / 0.75)
+    assert not torch.equal(kept, block(query, key, need_weights=need_weights).context != 0)
+    torch.testing.assert_close(block.eval()(query, key, need_weights=need_weights).context, weights)
+
+
+def test_a_shared_module_is_shared() -> None:
+    shared = ALiBi(4)
+    blocks = [MultiHeadAttention(16, num_heads=4, score_bias=lambda _: shared) for _ in range(2)]
+    assert blocks[0].score_bias is blocks[1].score_bias
+
+
+def test_starts_as_xavier_says() -> None:
+    block = MultiHeadAttention(64, 32, num_heads=4, num_kv_heads=1)
+    for linear in (block.query_proj, block.key_proj, block.value_proj, block.out_proj):
+        bound = math.sqrt(6 / (linear.in_features + linear.out_features))
+        assert linear.weight.abs().max().item() <= bound
+        assert linear.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+        assert not cast(Tensor, linear.bias).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": 3}, r"num_heads \(3\) must divide query_dim \(16\); choose a divisor or give head_dim"),
+        ({"num_heads": 0}, "num_heads must be 1 or more, got 0"),
+        ({"num_heads": 4, "num_kv_heads": 3}, r"num_kv_heads \(3\) must be a divisor of num_heads \(4\)"),
+        ({"num_heads": 4, "num_kv_heads": 0}, r"num_kv_heads \(0\) must be a divisor"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
+        ({"head_dim": 0}, "head_dim must be a positive feature size, got 0"),
+        ({"value_dim": -1}, "value_dim must be a positive feature size, got -1"),
+        ({"num_heads": 16, "rotary": RotaryPosition}, "head_dim must be positive and even"),
+    ],
+    ids=str,
+)
+def test_refuses_sizes_that_do_not_fit(arguments: dict[str, object], message: str) -> None:
+    build: Callable[..., MultiHeadAttention] = MultiHeadAttention
+    with pytest.raises(ValueError, match=message):
+        build(16, **arguments)
+
+
+def test_prints_its_heads() -> None:
+    assert "num_heads=4, num_kv_heads=2, head_dim=4" in repr(MultiHeadAttention(16, num_heads=4, num_kv_heads=2))

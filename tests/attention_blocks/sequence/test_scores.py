@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attention_blocks import causal_mask, dot_product_attention, masked_softmax
+
+quickly = settings(max_examples=60, deadline=None, derandomize=True)
+both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
+
+
+def softmax(scores: list[float], mask: list[bool]) -> list[float]:
+    """exp over the sum of exps, of what the mask leaves."""
+    highest = max((score for score, is_open in zip(scores, mask, strict=True) if is_open), default=0.0)
+    exp = [math.exp(score - highest) if is_open else 0.0 for score, is_open in zip(scores, mask, strict=True)]
+    return [e / sum(exp) if sum(exp) else 0.0 for e in exp]
+
+
+@quickly
+@given(data=st.data(), queries=st.integers(1, 4), keys=st.integers(1, 6))
+def test_masked_softmax(data: st.DataObject, queries: int, keys: int) -> None:
+    row = st.lists(st.floats(-1e4, 1e4), min_size=keys, max_size=keys)
+    scores = data.draw(st.lists(row, min_size=queries, max_size=queries))
+    flags = st.lists(st.booleans(), min_size=keys, max_size=keys)
+    mask = data.draw(st.lists(flags, min_size=queries, max_size=queries))
+    found = masked_softmax(torch.tensor(scores, dtype=torch.float64), torch.tensor(mask))
+    wanted = torch.tensor([softmax(s, m) for s, m in zip(scores, mask, strict=True)], dtype=torch.float64)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_masked_softmax_widens_low_precision(dtype: torch.dtype) -> None:
+    scores = torch.randn(2, 3, 4).to(dtype)
+    found = masked_softmax(scores, torch.tensor([True, True, True, False]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[..., :3], scores[..., :3].double().softmax(-1).float())
+
+
+def test_masked_softmax_gives_an_empty_row_no_gradient() -> None:
+    scores = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[False, False, False], [True, False, True]])
+    (gradient,) = torch.autograd.grad(masked_softmax(scores, mask)[:, 0].sum(), scores)
+    assert gradient.isfinite().all()
+    assert not gradient[0].any()
+    assert gradient[1].any(-1)
+    assert gradient[1, 1] == 0
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The formula in float64, with nothing fused: softmax(scale · q·k + bias) v."""
+    scores = scale * torch.einsum("bnqd,bnkd->bnqk", query.double(), key.double())
+    if bias is not None:
+        scores = scores + bias.double()
+    exp = (scores - scores.amax(-1, keepdim=True)).exp()
+    if mask is not None:
+        exp = exp * mask
+    weights = torch.nan_to_num(exp / exp.sum(-1, keepdim=True))
+    return torch.einsum("bnqk,bnkd->bnqd", weights, value.double()), weights
+
+
+@quickly
+@given(
+    data=st.data(),
+    queries=st.integers(1, 4),
+    keys=st.integers(1, 5),
+    need_weights=st.booleans(),
+    masked=st.booleans(),
+    biased=st.booleans(),
+    causal=st.booleans(),
+    scale=st.none() | st.floats(0.1, 3.0),
+)
+def test_both_paths_follow_the_formula(
+    data: st.DataObject,
+    queries: int,
+    keys: int,
+    need_weights: bool,
+    masked: bool,
+    biased: bool,
+    causal: bool,
+    scale: float | None,
+) -> None:
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    query, key, value = (
+        torch.randn(2, 3, t, d, generator=draw, dtype=torch.float64) for t, d in ((queries, 4), (keys, 4), (keys, 5))
+    )
+    mask = torch.rand(2, 1, queries, keys, generator=draw) > 0.4 if masked else None
+    bias = torch.randn(3, queries, keys, generator=draw) if biased else None
+    allowed = mask
+    if causal:
+        band = causal_mask(queries, keys)
+        allowed = band if mask is None else mask & band
+    context, weights = attention(query, key, value, allowed, bias, 0.5 if scale is None else scale)
+    found = dot_product_attention(
+        query, key, value, mask, score_bias=bias, scale=scale, causal=causal, need_weights=need_weights
+    )
+    torch.testing.assert_close(found.context, context)
+    if need_weights:
+        torch.testing.assert_close(found.weights, weights)
+    else:
+        assert found.weights is None
+
+
+@both_paths
+def test_a_learned_bias_gets_its_gradient(need_weights: bool) -> None:
+    query, key, value = (torch.randn(2, 3, 4, 5, dtype=torch.float64) for _ in range(3))
+    bias = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 1, 4, 4) > 0.3
+    mask[0, :, 1] = False
+
+    def run(bias: Tensor) -> Tensor:
+        return dot_product_attention(query, key, value, mask, score_bias=bias, need_weights=need_weights).context
+
+    assert torch.autograd.gradcheck(run, (bias,), fast_mode=True)
+
+
+@both_paths
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_scores_are_safe_in_low_precision(need_weights: bool, dtype: torch.dtype, masked: bool, biased: bool) -> None:
+    query, key, value = (torch.randn(2, 3, t, d) for t, d in ((4, 8), (6, 8), (6, 5)))
+    mask = torch.rand(2, 1, 4, 6) > 0.3 if masked else None
+    bias = torch.randn(3, 4, 6) if biased else None
+    # Products too large for fp16, which the small scale brings back to ordinary size.
+    low = [(200 * x).to(dtype) for x in (query, key)] + [value.to(dtype)]
+    assert (low[0].double() @ low[1].double().mT).abs().max() > torch.finfo(torch.float16).max
+    wanted, _ = attention(low[0], low[1], low[2], mask, bias, 2e-5)
+    found = dot_product_attention(
+        low[0], low[1], low[2], mask, score_bias=bias, scale=2e-5, need_weights=need_weights
+    ).context
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=16 * torch.finfo(dtype).eps)
+
+
+@both_paths
+def test_zero_keys_give_zero(need_weights: bool) -> None:
+    found = dot_product_attention(
+        torch.randn(2, 3, 4, 5), torch.randn(2, 3, 0, 5), torch.randn(2, 3, 0, 6), need_weights=need_weights
+    )
+    assert torch.equal(found.context, torch.zeros(2, 3, 4, 6))
+
+
+@both_paths
+def test_refuses_a_mask_of_numbers(need_weights: bool) -> None:
+    query = torch.randn(1, 1, 2, 4)
+    with pytest.raises(TypeError, match=r"mask must be boolean .* got torch.float32"):
+        dot_product_attention(query, query, query, torch.zeros(2, 2), need_weights=need_weights)
+    with pytest.raises(TypeError, match=r"mask must be boolean .* got torch.int64"):
+        masked_softmax(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.long))

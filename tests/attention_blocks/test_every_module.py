@@ -1,0 +1,196 @@
+"""What is asked of every public module that is not an attention: each has a recipe here, how to build and call it."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+import attention_blocks
+from attention_blocks import (
+    ALiBi,
+    Attention,
+    DecoderLayer,
+    DropPath,
+    EncoderLayer,
+    FeedForward,
+    LayerScale,
+    LearnedPosition,
+    LearnedPosition2d,
+    RelativePositionBias,
+    Residual,
+    RMSNorm,
+    RotaryPosition,
+    SequenceBatchNorm,
+    SinCosPosition2d,
+    SinusoidalPosition,
+    SwiGLU,
+    TransformerDecoder,
+    TransformerEncoder,
+)
+
+
+class Recipe:
+    """How to build a module and what to call it with.
+
+    Args:
+        build: makes the module.
+        inputs: the shape of each tensor, such as "B T 16"; letters are sizes that export leaves open. A length that is
+            no tensor's is a letter after a hash, "#T".
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], *inputs: str) -> None:
+        self.build = build
+        self.inputs = inputs
+
+    def module(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The module in eval mode, every parameter drawn, so that no zero hides a fault."""
+        module = self.build().to(dtype).eval()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(std=0.5)
+        return module
+
+    def arguments(
+        self, dtype: torch.dtype = torch.float64, sizes: dict[str, int] | None = None
+    ) -> tuple[Tensor | int, ...]:
+        """Inputs of the wanted sizes, of small ones where nothing is said."""
+        sizes = {"B": 2, "T": 3, "K": 5, **(sizes or {})}
+        made: list[Tensor | int] = []
+        for words in self.inputs:
+            if words.startswith("#"):
+                made.append(sizes[words[1:]])
+            else:
+                shape = [sizes[word] if word in sizes else int(word) for word in words.split()]
+                made.append(torch.randn(shape, dtype=dtype))
+        return tuple(made)
+
+    def open_sizes(self) -> tuple[dict[int, Dim] | None, ...]:
+        """What export is told: which axes are left open."""
+        letters = {letter: Dim(letter, max=64) for letter in ("B", "T", "K")}
+        return tuple(
+            None
+            if words.startswith("#")
+            else {axis: letters[word] for axis, word in enumerate(words.split()) if word in letters}
+            for words in self.inputs
+        )
+
+
+RECIPES = {
+    ALiBi: Recipe(partial(ALiBi, 4), "#T", "#K"),
+    DecoderLayer: Recipe(partial(DecoderLayer, 16, 8), "B T 16", "B K 8"),
+    DropPath: Recipe(partial(DropPath, 0.5), "B T 16"),
+    EncoderLayer: Recipe(partial(EncoderLayer, 16, layer_scale=0.5, drop_path=0.5), "B T 16"),
+    FeedForward: Recipe(partial(FeedForward, 16), "B T 16"),
+    LayerScale: Recipe(partial(LayerScale, 16), "B T 16"),
+    LearnedPosition: Recipe(partial(LearnedPosition, 16, 64), "B T 16"),
+    LearnedPosition2d: Recipe(partial(LearnedPosition2d, 16, (3, 4)), "B 3 4 16"),
+    RMSNorm: Recipe(partial(RMSNorm, 16), "B T 16"),
+    RelativePositionBias: Recipe(partial(RelativePositionBias, 4), "#T", "#K"),
+    Residual: Recipe(partial(Residual, 16, layer_scale=0.5, drop_path=0.5), "B T 16", "B T 16"),
+    RotaryPosition: Recipe(partial(RotaryPosition, 16), "B 4 T 16"),
+    SequenceBatchNorm: Recipe(partial(SequenceBatchNorm, 16), "B T 16"),
+    SinCosPosition2d: Recipe(partial(SinCosPosition2d, 16), "B 3 4 16"),
+    SinusoidalPosition: Recipe(partial(SinusoidalPosition, 16), "B T 16"),
+    SwiGLU: Recipe(partial(SwiGLU, 16), "B T 16"),
+    TransformerDecoder: Recipe(partial(TransformerDecoder, 16, 2, 8), "B T 16", "B K 8"),
+    TransformerEncoder: Recipe(partial(TransformerEncoder, 16, 2), "B T 16"),
+}
+every_module = pytest.mark.parametrize("recipe", RECIPES.values(), ids=[module.__name__ for module in RECIPES])
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """All tensors in what a module returned."""
+
+    def walk(part: object) -> Iterator[Tensor]:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, tuple):
+            for piece in part:
+                yield from walk(piece)
+
+    return list(walk(output))
+
+
+def test_every_public_module_has_a_recipe() -> None:
+    public = (getattr(attention_blocks, name) for name in attention_blocks.__all__)
+    modules = {thing for thing in public if inspect.isclass(thing) and issubclass(thing, nn.Module)}
+    missing = {module.__name__ for module in modules if not issubclass(module, Attention)} - {
+        module.__name__ for module in RECIPES
+    }
+    assert not missing, (
+        f"add a Recipe for {', '.join(sorted(missing))} to RECIPES: how to build it, what to call it with"
+    )
+
+
+@every_module
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_gradients(recipe: Recipe, training: bool) -> None:
+    module, arguments = recipe.module().train(training), recipe.arguments()
+    names = [name for name, _ in module.named_parameters()]
+    inputs = [x.requires_grad_() for x in arguments if isinstance(x, Tensor)]
+    others = [x for x in arguments if not isinstance(x, Tensor)]
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        parameters = dict(zip(names, tensors[len(inputs) :], strict=True))
+        arguments = (*tensors[: len(inputs)], *others)
+        return tuple(_tensors(torch.func.functional_call(module, parameters, arguments)))
+
+    leaves = (*inputs, *module.parameters())
+    if leaves:
+        assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert all(output.isfinite().all() for output in run(*leaves))
+
+
+@every_module
+def test_compiles_without_a_break(recipe: Recipe) -> None:
+    torch._dynamo.reset()
+    module, arguments = recipe.module(), recipe.arguments()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(_tensors(compiled(*arguments)), _tensors(module(*arguments)))
+
+
+@every_module
+def test_exports_with_sizes_left_open(recipe: Recipe) -> None:
+    module = recipe.module()
+    program = export(module, recipe.arguments(), dynamic_shapes=recipe.open_sizes()).module()
+    # A length that is no tensor's is part of the program.
+    lengths = {words[1:] for words in recipe.inputs if words.startswith("#")}
+    for sizes in ({"B": 4, "T": 7, "K": 2}, {"B": 2, "T": 2, "K": 9}):
+        arguments = recipe.arguments(sizes={letter: size for letter, size in sizes.items() if letter not in lengths})
+        torch.testing.assert_close(_tensors(program(*arguments)), _tensors(module(*arguments)))
+
+
+@every_module
+def test_state_survives_a_file(recipe: Recipe) -> None:
+    module, arguments, file = recipe.module(), recipe.arguments(), io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    other = recipe.build().double().eval()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    torch.testing.assert_close(_tensors(other(*arguments)), _tensors(module(*arguments)), rtol=0, atol=0)
+
+
+@every_module
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_low_precision_is_near_float64(recipe: Recipe, dtype: torch.dtype) -> None:
+    module, arguments = recipe.module(torch.float32), recipe.arguments(torch.float32)
+    with torch.autocast("cpu", dtype):
+        autocast = _tensors(module(*arguments))
+    low = [x.to(dtype) if isinstance(x, Tensor) else x for x in arguments]
+    whole = _tensors(module.to(dtype)(*low))
+    # The rounded weights and inputs, wide again: what is left is the module's own error.
+    wide = [x.double() if isinstance(x, Tensor) else x for x in low]
+    exact = _tensors(module.double()(*wide))
+    for found, also, wanted in zip(autocast, whole, exact, strict=True):
+        tolerance = 32 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
+        torch.testing.assert_close(also.double(), wanted, rtol=0, atol=tolerance)
+        assert also.dtype in (dtype, torch.float32)
