@@ -83,7 +83,7 @@ class Attention(nn.Module):
         ...     def attend(self, query, memory, mask=None, *, need_weights=False, offset=0):
         ...         scores = query.new_zeros(query.size(0), query.size(1), memory.key.size(-2))
         ...         weights = masked_softmax(scores, mask)
-        ...         return AttentionOutput(weights @ memory.value, weights if need_weights else None)
+        ...         return AttentionOutput(weights.to(query.dtype) @ memory.value, weights if need_weights else None)
         >>> MeanAttention(4, 6)(torch.randn(2, 3, 4), torch.ones(2, 5, 6)).context.mean().item()
         1.0
     """

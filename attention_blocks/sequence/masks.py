@@ -163,8 +163,8 @@ def check_polarity(mask: Tensor | None, query_length: int | None = None) -> None
     (one sequence has no token at all while every other begins with masked places and ends with open ones). For a single
     query the latter is not looked for: a window that ends with the longest sequence has the same look.
 
-    Looking costs a read of the mask, so masks on an accelerator (where the host would have to wait for it) and masks
-    under ``torch.compile`` or ``torch.export`` pass unread.
+    Looking costs a read of the mask, so masks on an accelerator (where the host would have to wait for it), tensors
+    of another class (fake and distributed ones) and masks under ``torch.compile`` or ``torch.export`` pass unread.
 
     Args:
         mask: any mask, or ``None``.
@@ -173,7 +173,9 @@ def check_polarity(mask: Tensor | None, query_length: int | None = None) -> None
     Raises:
         ValueError: the mask looks inverted.
     """
-    if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu":
+        return
+    if type(mask) is not Tensor or torch.compiler.is_compiling():
         return
     inverted = False
     if mask.ndim >= 2 and mask.size(-1) == mask.size(-2) >= 3 and mask.size(0):

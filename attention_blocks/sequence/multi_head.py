@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
@@ -132,12 +133,17 @@ class MultiHeadAttention(Attention):
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
         key, value = memory
-        if self.num_kv_heads < self.num_heads:
-            group = self.num_heads // self.num_kv_heads
-            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         score_bias = None
         if self.score_bias is not None:
             score_bias = self.score_bias(query.size(1), key.size(-2), offset=offset)
+        group = self.num_heads // self.num_kv_heads
+        single = group > 1 and query.size(1) == 1
+        if single:
+            # In a decoding step the heads of a group are so many queries of one key head, which need not be copied.
+            heads = heads.reshape(-1, self.num_kv_heads, group, self.head_dim)
+            score_bias = None if score_bias is None else score_bias.reshape(self.num_kv_heads, group, -1)
+        elif group > 1:
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         context, weights = dot_product_attention(
             heads,
             key,
@@ -148,10 +154,15 @@ class MultiHeadAttention(Attention):
             causal=causal,
             need_weights=need_weights,
         )
+        if single:
+            context = context.flatten(1, 2).unsqueeze(2)
+            weights = None if weights is None else weights.flatten(1, 2).unsqueeze(2)
         context = self.out_proj(context.transpose(1, 2).flatten(2))
+        # The bias of out_proj would otherwise speak for a query that has nothing to attend to.
         if mask is not None:
-            # The bias of out_proj would otherwise speak for a query that has nothing to attend to.
             context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+        elif key.size(-2) == 0:
+            context = torch.zeros_like(context)
         return AttentionOutput(context, weights)
 
     def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:

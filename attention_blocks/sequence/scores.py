@@ -12,7 +12,8 @@ from attention_blocks.sequence.masks import causal_mask, check_boolean
 
 def full_precision(x: Tensor) -> torch.autocast:
     """A context in which autocast leaves the operands as they are, so that scores are not rounded or overflown."""
-    return torch.autocast(device_type=x.device.type, enabled=False)
+    # Autocast does not know the meta device, on which nothing is rounded.
+    return torch.autocast(device_type="cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 def open_empty_rows(mask: Tensor) -> tuple[Tensor, Tensor]:

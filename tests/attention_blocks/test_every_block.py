@@ -73,6 +73,7 @@ class Variant:
         ordered_queries: the place of a query in the sequence matters.
         normalised: rows of the map sum to 1.
         same_size: queries and keys must have one size.
+        traced: compiled and exported too, which takes its time; not where another variant has the same operations.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Variant:
     ordered_queries: bool = False
     normalised: bool = True
     same_size: bool = False
+    traced: bool = True
 
     def build(self, dtype: torch.dtype = torch.float64) -> Attention:
         """The block in eval mode, every parameter drawn, so that no zero bias hides a fault."""
@@ -99,26 +101,29 @@ def _luong(score: str, window: str) -> Variant:
         ordered_queries=window == "local-m",
         normalised=window != "local-p",
         same_size=score == "dot",
+        traced=score == "general" or window == "global",
     )
 
 
-def _heads(name: str, block: Callable[..., Attention] = MultiHeadAttention, /, **arguments: object) -> Variant:
+def _heads(
+    name: str, block: Callable[..., Attention] = MultiHeadAttention, /, *, traced: bool = True, **arguments: object
+) -> Variant:
     ordered = block is MaskedSelfAttention or "rotary" in arguments or "score_bias" in arguments
     make = partial(block, num_heads=4, **arguments)
-    return Variant(name, make, ordered_keys=ordered, ordered_queries=ordered)
+    return Variant(name, make, ordered_keys=ordered, ordered_queries=ordered, traced=traced)
 
 
 TABLE = [
     Variant("KernelAttention", KernelAttention, same_size=True),
-    Variant("DotProduct-plain", partial(DotProductAttention, similarity="plain"), same_size=True),
+    Variant("DotProduct-plain", partial(DotProductAttention, similarity="plain"), same_size=True, traced=False),
     Variant("DotProduct-cosine", partial(DotProductAttention, similarity="cosine", scale=5.0), same_size=True),
     Variant("DotProductAttention", DotProductAttention, same_size=True),
-    Variant("Additive-narrow", partial(AdditiveAttention, hidden_dim=3)),
+    Variant("Additive-narrow", partial(AdditiveAttention, hidden_dim=3), traced=False),
     *(_luong(score, window) for score in ("dot", "general", "concat") for window in ("global", "local-m", "local-p")),
     _heads("MultiHead-grouped", num_kv_heads=2),
-    _heads("MultiHead-query", num_kv_heads=1, bias=False),
+    _heads("MultiHead-query", num_kv_heads=1, bias=False, traced=False),
     _heads("MultiHead-norm", norm=nn.LayerNorm),
-    _heads("MultiHead-wide", head_dim=6),
+    _heads("MultiHead-wide", head_dim=6, traced=False),
     _heads("MultiHead-rotary", rotary=RotaryPosition),
     _heads("MultiHead-alibi", score_bias=ALiBi),
     _heads("MultiHead-relative", score_bias=RelativePositionBias),
@@ -144,6 +149,9 @@ def _variants() -> list[Variant]:
 
 
 VARIANTS = _variants()
+every_traced_variant = pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if variant.traced], ids=lambda variant: variant.name
+)
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
 
@@ -189,6 +197,16 @@ def test_shapes(variant: Variant, need_weights: bool, queries: int, keys: int) -
             assert weights.ndim in (3, 4)
         else:
             assert weights is None
+
+
+@every_variant
+@both_paths
+def test_shapes_are_known_without_data(variant: Variant, need_weights: bool) -> None:
+    with torch.device("meta"):
+        block, (query, key, value) = variant.make(D, D), _sequences(torch.float32)
+    found = block(query, key, value, _mask().to("meta"), need_weights=need_weights)
+    assert found.context.is_meta
+    assert found.context.shape == (B, T_Q, block.context_dim)
 
 
 @every_variant
@@ -363,16 +381,32 @@ def test_weights_of_low_precision(variant: Variant, need_weights: bool, dtype: t
     torch.testing.assert_close(found.float(), exact, rtol=0, atol=tolerance)
 
 
-@every_variant
-@both_paths
-def test_compiles_without_a_break(variant: Variant, need_weights: bool) -> None:
+class EveryPath(nn.Module):
+    """A block called without a mask, with one, and for its map; its output is (three contexts, the map)."""
+
+    def __init__(self, block: Attention) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        outputs = [
+            self.block(query, key, value),
+            self.block(query, key, value, mask),
+            self.block(query, key, value, mask, need_weights=True),
+        ]
+        return (*(output.context for output in outputs), outputs[-1].weights)
+
+
+@every_traced_variant
+def test_compiles_without_a_break(variant: Variant) -> None:
     torch._dynamo.reset()
-    block, inputs = variant.build(), _sequences(grad=True)
-    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
-    found = compiled(*inputs, _mask(), need_weights=need_weights)
-    wanted = block(*inputs, _mask(), need_weights=need_weights)
+    paths, inputs = EveryPath(variant.build()), _sequences(grad=True)
+    found = torch.compile(paths, fullgraph=True, backend="aot_eager")(*inputs, _mask())
+    wanted = paths(*inputs, _mask())
     torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(_gradients(block, found, inputs), _gradients(block, wanted, inputs))
+    leaves = (*inputs, *paths.parameters())
+    gradients = (torch.autograd.grad(sum(x.square().sum() for x in output), leaves) for output in (found, wanted))
+    torch.testing.assert_close(next(gradients), next(gradients))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's own backend needs a C++ compiler")
@@ -383,18 +417,16 @@ def test_compiles_to_machine_code() -> None:
     torch.testing.assert_close(compiled(*inputs, _mask()), block(*inputs, _mask()))
 
 
-@every_variant
-@pytest.mark.parametrize("masked", [False, True])
-def test_exports_with_sizes_left_open(variant: Variant, masked: bool) -> None:
-    block = variant.build()
+@every_traced_variant
+def test_exports_with_sizes_left_open(variant: Variant) -> None:
+    paths = EveryPath(variant.build())
     batch, queries, keys = Dim("batch", max=64), Dim("queries", max=64), Dim("keys", max=64)
     of_keys = {0: batch, 1: keys}
-    shapes = ({0: batch, 1: queries}, of_keys, of_keys, {0: batch, 1: queries, 2: keys} if masked else None)
-    program = export(block, (*_sequences(), _mask() if masked else None), dynamic_shapes=shapes).module()
+    shapes = ({0: batch, 1: queries}, of_keys, of_keys, {0: batch, 1: queries, 2: keys})
+    program = export(paths, (*_sequences(), _mask()), dynamic_shapes=shapes).module()
     for sizes in ((5, 7, 4), (2, 6, 9)):
-        inputs = _sequences(batch=sizes[0], queries=sizes[1], keys=sizes[2])
-        mask = torch.rand(sizes) > 0.3 if masked else None
-        torch.testing.assert_close(program(*inputs, mask), block(*inputs, mask))
+        inputs = (*_sequences(batch=sizes[0], queries=sizes[1], keys=sizes[2]), torch.rand(sizes) > 0.3)
+        torch.testing.assert_close(program(*inputs), paths(*inputs))
 
 
 @every_variant
@@ -435,15 +467,17 @@ def test_rows_of_the_batch_do_not_meet(variant: Variant, need_weights: bool) -> 
 
 @every_variant
 @both_paths
-def test_projects_once_and_attends_often(variant: Variant, need_weights: bool) -> None:
+@pytest.mark.parametrize("mask", [None, _mask()], ids=["open", "masked"])
+def test_projects_once_and_attends_often(variant: Variant, need_weights: bool, mask: Tensor | None) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-    whole = block(query, key, value, _mask(), need_weights=need_weights)
+    whole = block(query, key, value, mask, need_weights=need_weights)
     memory = block.project(key, value)
-    torch.testing.assert_close(block.attend(query, memory, _mask(), need_weights=need_weights), whole)
+    torch.testing.assert_close(block.attend(query, memory, mask, need_weights=need_weights), whole)
     for step in range(T_Q):
         one = slice(step, step + 1)
-        part = block.attend(query[:, one], memory, _mask()[:, one], need_weights=need_weights, offset=step)
+        row = None if mask is None else mask[:, one]
+        part = block.attend(query[:, one], memory, row, need_weights=need_weights, offset=step)
         torch.testing.assert_close(part.context, whole.context[:, one])
     torch.testing.assert_close(block.state_dict(), before, rtol=0, atol=0)
 

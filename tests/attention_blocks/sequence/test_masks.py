@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attention_blocks import causal_mask, padding_mask, window_mask
 from attention_blocks.sequence.masks import check_mask, check_polarity
@@ -83,6 +84,28 @@ def test_no_mask_of_ours_looks_inverted(
     assert check_mask(mask, len(lengths), queries, longest) is not None
 
 
+@pytest.mark.parametrize(
+    ("mask", "queries"),
+    [
+        (padding_mask(torch.tensor([9, 4])) & window_mask(1, 9, before=2, after=2, offset=7), 1),
+        (torch.tensor([[True, True, False], [False, False, True]])[:, None], 4),
+        (torch.tensor([[False, False, False, False], [False, True, False, True]])[:, None], 4),
+        (torch.zeros(2, 1, 3, dtype=torch.bool), 4),
+        (torch.zeros(0, 3, 3, dtype=torch.bool), 3),
+    ],
+    ids=["window at the end", "packed", "holes", "nothing", "no rows"],
+)
+def test_a_mask_with_something_of_the_inverted_look_passes(mask: Tensor, queries: int) -> None:
+    check_polarity(mask, queries)
+    assert check_mask(mask, mask.size(0), queries, mask.size(2)) is not None
+
+
+def test_two_queries_are_too_few_to_tell() -> None:
+    check_polarity(~causal_mask(2))
+    with pytest.raises(ValueError, match="looks inverted"):
+        check_polarity(~causal_mask(3))
+
+
 @quickly
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=5).filter(lambda lengths: len(set(lengths)) > 1))
 def test_inverted_padding_is_seen(lengths: list[int]) -> None:
@@ -101,6 +124,13 @@ def test_an_inverted_mask_on_an_accelerator_is_not_read() -> None:
     mask = (~causal_mask(4)).to("meta")
     check_polarity(mask)
     assert check_mask(mask, 2, 4, 4) is not None
+
+
+def test_an_inverted_mask_of_another_class_is_not_read() -> None:
+    with FakeTensorMode():
+        mask = ~causal_mask(4)
+        check_polarity(mask)
+        assert check_mask(mask, 2, 4, 4) is not None
 
 
 @pytest.mark.parametrize("lengths", [torch.tensor([1.0]), torch.tensor([True]), torch.tensor([1j])], ids=str)

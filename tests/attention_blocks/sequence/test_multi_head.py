@@ -245,3 +245,27 @@ def test_refuses_sizes_that_do_not_fit(arguments: dict[str, object], message: st
 
 def test_prints_its_heads() -> None:
     assert "num_heads=4, num_kv_heads=2, head_dim=4" in repr(MultiHeadAttention(16, num_heads=4, num_kv_heads=2))
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_one_query_of_grouped_heads_gets_what_it_gets_among_others(num_kv_heads: int, need_weights: bool) -> None:
+    attention = MultiHeadAttention(8, num_heads=4, num_kv_heads=num_kv_heads, score_bias=ALiBi)
+    query, key = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    mask = torch.rand(2, 3, 5) > 0.3
+    together = attention(query, key, mask=mask, need_weights=True)
+    memory = attention.project(key)
+    for place in range(3):
+        row = mask[:, place : place + 1]
+        alone = attention.attend(query[:, place : place + 1], memory, row, need_weights=need_weights, offset=place)
+        torch.testing.assert_close(alone.context, together.context[:, place : place + 1])
+        if need_weights:
+            torch.testing.assert_close(alone.weights, together.weights[:, :, place : place + 1])
+
+
+def test_nothing_to_attend_to_without_a_mask_gives_zeros() -> None:
+    attention = MultiHeadAttention(8, num_heads=2)
+    nn.init.ones_(attention.out_proj.bias)
+    for need_weights in (False, True):
+        output = attention(torch.randn(2, 3, 8), torch.randn(2, 0, 8), need_weights=need_weights)
+        assert torch.equal(output.context, torch.zeros(2, 3, 8))

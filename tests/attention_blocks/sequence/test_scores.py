@@ -49,6 +49,19 @@ def test_masked_softmax_gives_an_empty_row_no_gradient() -> None:
     assert gradient[1, 1] == 0
 
 
+@both_paths
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_no_step_on_the_way_back_is_nan(need_weights: bool) -> None:
+    query, key, value = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(3))
+    mask = torch.rand(2, 1, 4, 4) > 0.4
+    mask[0, :, 1], mask[1] = False, False
+    with torch.autograd.detect_anomaly():
+        context = dot_product_attention(query, key, value, mask, need_weights=need_weights).context
+        gradients = torch.autograd.grad(context.sum(), (query, key, value))
+    assert not any(gradient[1].any() for gradient in gradients)
+    assert all(gradient[0].any() for gradient in gradients)
+
+
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
