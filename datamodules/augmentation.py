@@ -181,8 +181,9 @@ class RandomErase(BatchAugmentation):
         area = least + (most - least) * torch.rand(batch)
         # As the paper: height over width from 0.3 to 1/0.3; drawn on the log scale, so that neither way is favoured.
         aspect = torch.exp((torch.rand(batch) * 2 - 1) * math.log(1 / 0.3))
-        tall = ((area * aspect).sqrt() * height).clamp(max=height).round()
-        wide = ((area / aspect).sqrt() * width).clamp(max=width).round()
+        # Where a side is longer than the image's, all of it is lost, wherever the rectangle lies.
+        tall = ((area * aspect).sqrt() * height).round()
+        wide = ((area / aspect).sqrt() * width).round()
         top = (torch.rand(batch) * (height - tall + 1)).floor()
         left = (torch.rand(batch) * (width - wide + 1)).floor()
         rows = _between(torch.arange(height), top, top + tall)

@@ -58,7 +58,8 @@ class AttentionMapLogger(Callback):
     ) -> None:
         """Draws the first images of the first batch."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if batch_idx == 0 and due and trainer.is_global_zero and not trainer.sanity_checking:
+        # By every process: under FSDP a forward pass needs them all.
+        if batch_idx == 0 and due and not trainer.sanity_checking:
             log_figure(trainer, "attention", draw_attention(pl_module, batch[0][: self.num_images]))
 
 
@@ -81,7 +82,7 @@ class LossCurve(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the picture into the logger's folder, or the trainer's where there is no logger."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):  # which leaves no files
             return
         figure = Figure(figsize=(6, 4), layout="constrained")
         axis = figure.subplots()

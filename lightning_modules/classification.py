@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
@@ -15,7 +16,7 @@ from torchvision.transforms import v2
 
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.figures import log_figure
-from lightning_modules.system import System, adamw
+from lightning_modules.system import System, adamw, evaluating
 
 NetworkFactory = Callable[[int, tuple[int, int], int], nn.Module]
 ImageBatch = tuple[Tensor, Tensor]
@@ -123,7 +124,9 @@ class Classifier(System):
 
     def on_test_epoch_end(self) -> None:
         """Draws the confusion matrix into the logger."""
-        figure, _ = self.confusion_matrix.plot(labels=self.class_names, add_text=len(self.class_names) <= 20)
+        figure = Figure(layout="constrained")
+        few = len(self.class_names) <= 20
+        self.confusion_matrix.plot(ax=figure.subplots(), labels=self.class_names, add_text=few)
         log_figure(self.trainer, "test/confusion_matrix", figure)
         self.confusion_matrix.reset()
 
@@ -142,7 +145,13 @@ class Classifier(System):
 
         Returns:
             For each image its guesses.
+
+        Raises:
+            ValueError: ``top`` is below 1, there is no image, or one cannot be read.
+            TypeError: the images are not in a list.
         """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more, got {top}")
         probabilities = self.predict(self.prepare(images)).softmax(dim=-1)
         best = probabilities.topk(min(top, probabilities.size(-1)))
         return [
@@ -154,6 +163,8 @@ class Classifier(System):
         """Raw images as one batch for the network, (B, C, H, W), on its device; a batch stays what it is."""
         if isinstance(images, Tensor):
             return images.to(self.device)
+        if isinstance(images, str) or not isinstance(images, Sequence):
+            raise TypeError(f"images must be a list of images, got one {type(images).__name__}; put it in a list")
         if not images:
             raise ValueError("images is empty; pass at least one")
         return torch.stack([self.transform(image) for image in images]).to(self.device)
@@ -161,11 +172,8 @@ class Classifier(System):
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Logits as in evaluation, whatever mode the network is in."""
-        was_training = self.training
-        try:
-            return self.eval()(images)
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            return self(images)
 
     def _evaluate(self, batch: ImageBatch, metrics: MetricCollection, loss_name: str) -> Tensor:
         images, labels = batch

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from lightning import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import datamodules  # noqa: F401 # imported so that recipes can name its classes without their modules
 import lightning_modules  # noqa: F401 # likewise
-from lightning_modules.commands import COMMANDS, run_command
+from lightning_modules.commands import COMMANDS, refuse, run_command
 from lightning_modules.plain import to_plain
 from lightning_modules.recipe_files import expand_config
-from lightning_modules.system import System
+from lightning_modules.system import System, read_checkpoint
 
 # What only the data knows, and no recipe says twice.
 LINKED = ("num_classes", "class_names", "transform")
@@ -29,6 +31,32 @@ class SystemCLI(LightningCLI):
         """Links the data's facts to those arguments of the model that bear their names."""
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", plain_fields, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Reads the words, and the checkpoint that they name, if only to see that it is one."""
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].ckpt_path
+        # What is no path is a word of Lightning's, such as "best"; a folder is a checkpoint in several files.
+        if path is not None and Path(path).suffix and not Path(path).is_dir() and "://" not in path:
+            with user_errors():
+                read_checkpoint(path)
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer."""
+        with user_errors():
+            super().instantiate_classes()
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with what our constructors say about their arguments, without all that led there."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        refuse(first if isinstance(first, (ValueError, FileNotFoundError)) else error)
 
 
 def plain_fields(value: object) -> object:
@@ -54,10 +82,8 @@ def main(args: Sequence[str] | None = None) -> SystemCLI | None:
     if words and words[0] in COMMANDS:
         run_command(words)
         return None
-    try:
+    with user_errors():
         words = expand_config(words)
-    except FileNotFoundError as error:
-        sys.exit(f"attention-blocks: error: {error}")
     if args is None:
         # Lightning reads the process's own words, also to start the further processes of a multi-GPU run.
         sys.argv[1:] = words
@@ -80,7 +106,8 @@ def lightning_command(words: Sequence[str] | None) -> SystemCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
-        parser_kwargs={"epilog": EPILOG} | {name: {"usage": usage(name)} for name in SystemCLI.subcommands()},
+        parser_kwargs={"prog": "attention-blocks", "epilog": EPILOG}
+        | {name: {"usage": usage(name)} for name in SystemCLI.subcommands()},
         save_config_kwargs={"overwrite": True},
         args=None if words is None else list(words),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -44,8 +46,12 @@ def plot(options: argparse.Namespace) -> None:
     """Writes one PNG an image: what the attention looked at."""
     system = System.load_from_checkpoint(options.checkpoint, map_location="cpu")
     options.out.mkdir(parents=True, exist_ok=True)
-    for image in options.images:
+    written: set[Path] = set()
+    for number, image in enumerate(options.images, start=1):
         target = options.out / f"{Path(image).stem}.png"
+        if target in written:  # images of one name from several folders
+            target = target.with_stem(f"{target.stem}-{number}")
+        written.add(target)
         draw_attention(system, [image]).savefig(target, dpi=150)
         print(f"wrote {target}")
 
@@ -78,4 +84,10 @@ def run_command(words: Sequence[str]) -> None:
     try:
         options.run(options)
     except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Says what the user got wrong, without a traceback, and exits as argparse does."""
+    print(f"attention-blocks: error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -10,8 +10,9 @@ from torch import nn
 def parameter_groups(module: nn.Module, layers: Sequence[nn.Module], layer_decay: float) -> list[dict[str, object]]:
     """Splits the trainable parameters by layer and by whether weight decay acts on them.
 
-    Vectors and scalars (biases, norms, scales) and position tables do not decay. Parameters of ``layers[i]`` learn
-    at ``layer_decay ** (len(layers) - i)`` of the rate; those in no layer, which are the head's, at the full rate.
+    Vectors and scalars (biases, norms, scales), tokens, and tables of positions and score biases do not decay.
+    Parameters of ``layers[i]`` learn at ``layer_decay ** (len(layers) - i)`` of the rate; those in no layer, which
+    are the head's, at the full rate.
 
     Args:
         module: whose parameters.
@@ -37,7 +38,7 @@ def parameter_groups(module: nn.Module, layers: Sequence[nn.Module], layer_decay
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and "position" not in name and "token" not in name
+            decays = parameter.ndim > 1 and not any(word in name for word in ("bias", "position", "token"))
             groups.setdefault((depth.get(id(parameter), len(layers)), decays), []).append(parameter)
     return [
         {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 
 def import_path(thing: object) -> str | None:
@@ -36,7 +39,8 @@ def to_plain(value: object, argument: str) -> object:
     """Describes a value in the words of a YAML recipe, from which jsonargparse builds it again.
 
     A class, and a :class:`functools.partial` of one, become ``{"class_path": ..., "init_args": ...}``; a function
-    its import path; a dataclass the mapping of its fields; numbers, text, lists and mappings stay what they are.
+    its import path; a dataclass the mapping of its fields; a member of an enum its name; numbers, text, lists and
+    mappings stay what they are, though in Python's own types: a safe loader knows no ``numpy.float64``.
 
     Args:
         value: what was given to a constructor.
@@ -51,17 +55,24 @@ def to_plain(value: object, argument: str) -> object:
         >>> to_plain(partial(MultiHeadAttention, num_heads=4), "attention")
         {'class_path': 'attention_blocks.sequence.multi_head.MultiHeadAttention', 'init_args': {'num_heads': 4}}
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item, f"{argument}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, Mapping) and all(isinstance(key, (int, float, str)) for key in value):
+        return {to_plain(key, argument): to_plain(item, f"{argument}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item, f"{argument}[{index}]") for index, item in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: to_plain(getattr(value, field.name), f"{argument}.{field.name}") for field in fields}
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return {name: to_plain(getattr(value, name), f"{argument}.{name}") for name in fields}
     init_args: dict[str, object] = {}
     while isinstance(value, functools.partial) and not value.args:
         init_args = {**value.keywords, **init_args}

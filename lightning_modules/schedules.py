@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,10 +22,19 @@ class LengthAwareSchedule(LRScheduler):
         self.total_steps = total_steps
         super().__init__(optimizer, last_epoch)
 
-    def set_total_steps(self, total_steps: int) -> None:
-        """Tells the training's length, unless the constructor did, and sets the rate of the present step anew."""
+    def set_total_steps(self, total_steps: float) -> None:
+        """Tells the training's length, unless the constructor did, and sets the rate of the present step anew.
+
+        Raises:
+            ValueError: the training has no end.
+        """
         if self.total_steps is None:
-            self.total_steps = total_steps
+            if math.isinf(total_steps):
+                raise ValueError(
+                    f"{type(self).__name__} needs the training's length; give total_steps, or the trainer max_epochs "
+                    "or max_steps"
+                )
+            self.total_steps = int(total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
                 group["lr"] = rate
             self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
@@ -32,6 +42,10 @@ class LengthAwareSchedule(LRScheduler):
     def factor(self, progress: float) -> float:
         """What the base rate is multiplied by at a share of the training from 0 to 1."""
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, without the length: a resumed training may be longer than the one that was saved."""
+        return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
 
     def get_lr(self) -> list[float]:  # type: ignore[override] # tensors are rates too, not here
         """The rates of the present step."""

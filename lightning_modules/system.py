@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -36,17 +38,33 @@ def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts all parts of a module into evaluation mode, and afterwards each into the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
 class System(LightningModule):
     """Base of every system here: a network, its loss and metrics, its optimiser, and a checkpoint that is whole.
 
-    A subclass calls :meth:`save_hyperparameters` in its constructor. What it was built with then goes into the
-    checkpoint as plain data, whether the run came from Python or from the command line, and
-    ``System.load_from_checkpoint(path)`` builds the very class that was saved, with no other argument.
+    What a system is built with goes into the checkpoint as plain data, whether the run came from Python or from the
+    command line, and ``System.load_from_checkpoint(path)`` builds the very class that was saved, with no other
+    argument. A subclass has nothing to do for it but to call ``super().__init__``.
 
     Args:
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule, stepped once a batch, from the optimiser; none when left out.
         layer_decay: each layer, from the head down, learns at this share of the rate of the layer above it; 1 is off.
+
+    Raises:
+        ValueError: an argument, a subclass's own among them, has no description as plain data, or what is no plain
+            data has no annotation.
     """
 
     def __init__(
@@ -56,6 +74,7 @@ class System(LightningModule):
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()
         if not 0.0 < layer_decay <= 1.0:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}; 1 gives every layer the same rate")
         self._optimizer = optimizer
@@ -76,27 +95,24 @@ class System(LightningModule):
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
         if isinstance(scheduler, LengthAwareSchedule):
-            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
+            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def save_hyperparameters(self, *args: Any, frame: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
         """Keeps the constructor's arguments, as Lightning's method does, and as plain data.
 
         Raises:
-            ValueError: an argument has no plain description.
+            ValueError: an argument has no plain description, or no annotation to build it from one.
         """
         plain = _loading.get()
         if plain is None:
             current = inspect.currentframe()
             super().save_hyperparameters(*args, frame=frame or (current and current.f_back), **kwargs)
-            defaults = inspect.signature(type(self).__init__).parameters
-            plain = {
-                name: to_plain(value, name)
-                for name, value in self.hparams.items()
-                if not name.startswith("_") and (name not in defaults or value is not defaults[name].default)
-            }
+            plain = _describe(type(self), self.hparams)
             self.hparams.clear()
-        super().save_hyperparameters({**plain, "_class_path": import_path(type(self)), "_instantiator": _INSTANTIATOR})
+        path = import_path(type(self))
+        named = {"_class_path": path} if path else {}  # a class made inside a function has none; it alone can load it
+        super().save_hyperparameters({**plain, **named, "_instantiator": _INSTANTIATOR})
 
     @classmethod
     def load_from_checkpoint(
@@ -122,10 +138,11 @@ class System(LightningModule):
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated or no checkpoint, or holds a system of another class.
         """
-        saved = _read(checkpoint_path, weights_only)
-        arguments = dict(saved.get("hyper_parameters", {}))
-        saved_class = _find_class(cls, arguments.get("_class_path"), checkpoint_path)
+        arguments = dict(read_checkpoint(checkpoint_path, weights_only)["hyper_parameters"])
+        saved_class = _find_class(cls, arguments, checkpoint_path)
         replaced = {name: to_plain(value, name) for name, value in kwargs.items()}
+        if "_class_path" in arguments:
+            replaced["_class_path"] = import_path(saved_class)
         token = _loading.set({**arguments, **replaced})
         try:
             load = super(System, saved_class).load_from_checkpoint
@@ -134,21 +151,62 @@ class System(LightningModule):
             _loading.reset(token)
 
 
-def _read(path: str | Path | IO[bytes], weights_only: bool | None) -> dict[str, Any]:
+def _fixed_arguments(cls: type[System]) -> set[str]:
+    """The arguments of bases that a class gives itself: Lightning collects them too, but nobody may give them again."""
+    taken = ArgumentParser().add_class_arguments(cls, "system", fail_untyped=False)
+    inherited = {name for base in cls.__mro__[1:] for name in inspect.signature(base).parameters}
+    return {name for name in inherited if f"system.{name}" not in taken}
+
+
+def _describe(cls: type[System], arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a constructor as plain data, without those that are its defaults."""
+    parameters, fixed = inspect.signature(cls).parameters, _fixed_arguments(cls)
+    plain = {}
+    for name, value in arguments.items():
+        parameter = parameters.get(name)
+        if name.startswith("_") or name in fixed or (parameter is not None and value is parameter.default):
+            continue
+        plain[name] = to_plain(value, name)
+        built = callable(value) or dataclasses.is_dataclass(value)
+        if built and parameter is not None and parameter.annotation is parameter.empty:
+            raise ValueError(
+                f"{name} of {cls.__name__} has no annotation, so no checkpoint could say what to build it as; annotate "
+                "it as its base class does"
+            )
+    return plain
+
+
+def read_checkpoint(path: str | Path | IO[bytes], weights_only: bool | None = True) -> dict[str, Any]:
+    """What a checkpoint of a System holds, its tensors being of the meta device.
+
+    Args:
+        path: the file.
+        weights_only: read nothing but tensors and plain data.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or no checkpoint, or was saved by something else than a System.
+    """
     if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint_path: there is no file {str(path)!r}")
     try:
         saved = torch.load(path, map_location="meta", weights_only=weights_only)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever broken bytes lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"checkpoint_path: {str(path)!r} cannot be read as a checkpoint; it is truncated, or no checkpoint at all "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            f"checkpoint_path: {str(path)!r} cannot be read as a checkpoint ({reason}); it is truncated, or no "
+            "checkpoint at all, or holds pickled objects, which weights_only=False would read if you trust it"
         ) from error
     finally:
         if not isinstance(path, (str, Path)):
             path.seek(0)
     if not isinstance(saved, dict) or "state_dict" not in saved:
         raise ValueError(f"checkpoint_path: {str(path)!r} holds no Lightning checkpoint (it has no 'state_dict')")
+    if "_instantiator" not in saved.get("hyper_parameters", {}):
+        raise ValueError(
+            f"checkpoint_path: {str(path)!r} was saved by another kind of LightningModule, or by one that did not call "
+            "System's constructor, so it does not say how to build its network; use that module's own class"
+        )
     return saved
 
 
@@ -158,12 +216,15 @@ def _subclasses(cls: type[System]) -> Iterable[type[System]]:
         yield from _subclasses(below)
 
 
-def _find_class(cls: type[System], class_path: str | None, path: object) -> type[System]:
+def _find_class(cls: type[System], arguments: Mapping[str, Any], path: object) -> type[System]:
     """The class that a checkpoint names, among the imported ones that ``cls`` covers."""
+    class_path = arguments.get("_class_path")
     if class_path is None:
         return cls
+    # What a script defines is called otherwise where that script is imported.
+    paths = {class_path, class_path.replace("__main__", cls.__module__)}
     for candidate in _subclasses(System):
-        if import_path(candidate) == class_path:
+        if import_path(candidate) in paths:
             if issubclass(candidate, cls):
                 return candidate
             raise ValueError(

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 import timm
 import torch
 from timm.data import ImageNetInfo
-from timm.layers import Mlp
-from timm.layers.attention import Attention as TimmAttention
+from timm.layers import Mlp, PatchEmbed
+from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
@@ -41,8 +41,9 @@ def create_timm_vit(name: str, *, pretrained: bool) -> TimmViT:
     Raises:
         ValueError: timm has no such model, or it is of another family.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models("*vit*") + timm.list_models("deit*"), n=3)
+    tagged = "." in name
+    if not timm.is_model(name) or (tagged and name not in timm.list_models(include_tags=True)):
+        near = difflib.get_close_matches(name, timm.list_models(["vit_*", "deit*"], include_tags=tagged))
         raise ValueError(f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'a vit_* or deit_*'}?")
     model = timm.create_model(name, pretrained=pretrained)
     odd = _why_not_plain(model)
@@ -56,6 +57,8 @@ def _why_not_plain(model: TimmViT) -> str | None:
         return f"it is a {type(model).__name__}"
     checks = {
         "it has a norm before its layers": isinstance(model.norm_pre, nn.Identity),
+        "its patches are not mapped linearly": type(model.patch_embed) is PatchEmbed
+        and isinstance(model.patch_embed.norm, nn.Identity),
         "it has no position table": model.pos_embed is not None,
         f"it pools by {model.global_pool!r}": model.global_pool in ("token", "avg"),
         "it pools after its norm": model.global_pool == "token" or not isinstance(model.fc_norm, nn.Identity),
@@ -64,11 +67,22 @@ def _why_not_plain(model: TimmViT) -> str | None:
     checks["its attention or feed-forward is of another kind"] = checks["its layers are of another kind"] and all(
         type(block.attn) is TimmAttention
         and isinstance(block.attn.norm, nn.Identity)
+        and block.attn.proj.bias is not None
         and type(block.mlp) is Mlp
+        and block.mlp.fc1.bias is not None
         and type(block.mlp.act) is nn.GELU
         for block in model.blocks
     )
+    checks["its norms are of another kind"] = checks["its layers are of another kind"] and all(
+        isinstance(norm, nn.LayerNorm) and norm.eps == vit_norm(1).eps
+        for norm in (_last_norm(model), *(norm for block in model.blocks for norm in (block.norm1, block.norm2)))
+    )
     return next((reason for reason, plain in checks.items() if not plain), None)
+
+
+def _last_norm(model: TimmViT) -> nn.Module:
+    """The norm before the head: of the class token and patches, or of their mean."""
+    return cast(nn.Module, model.norm if isinstance(model.fc_norm, nn.Identity) else model.fc_norm)
 
 
 def network_like(model: TimmViT) -> partial[VisionTransformer]:
@@ -77,7 +91,6 @@ def network_like(model: TimmViT) -> partial[VisionTransformer]:
     attention = partial(
         SelfAttention,
         num_heads=block.attn.num_heads,
-        bias=block.attn.qkv.bias is not None,
         norm=None if isinstance(block.attn.q_norm, nn.Identity) else vit_norm,
     )
     layer = partial(
@@ -110,14 +123,12 @@ def renamed_state(model: TimmViT) -> dict[str, Tensor]:
     # timm may add positions to its class token and registers too; added once and for all, they are the same.
     embedded = table.size(1) - rows * columns
     prefix = torch.cat([prefix[:, :embedded] + table[:, :embedded], prefix[:, embedded:]], dim=1)
-    norm = "norm" if isinstance(model.fc_norm, nn.Identity) else "fc_norm"
     ours = {
         "prefix_tokens": prefix,
         "position.table": table[0, embedded:].unflatten(0, (rows, columns)),
         "patches.proj.weight": theirs["patch_embed.proj.weight"].flatten(1),
         "patches.proj.bias": theirs["patch_embed.proj.bias"],
-        "norm.weight": theirs[f"{norm}.weight"],
-        "norm.bias": theirs[f"{norm}.bias"],
+        **{f"norm.{name}": value for name, value in _last_norm(model).state_dict().items()},
         **{f"head.{name}": value for name, value in model.head.state_dict().items()},
     }
     for index in range(len(model.blocks)):
@@ -127,10 +138,10 @@ def renamed_state(model: TimmViT) -> dict[str, Tensor]:
                 if name.startswith(start):
                     ours[f"encoder.layers.{index}.{our_name}.{name.removeprefix(start)}"] = value
         for kind in ("weight", "bias"):
-            packed = theirs.get(f"blocks.{index}.attn.qkv.{kind}")
-            if packed is not None:
-                for part, value in zip(("query", "key", "value"), packed.chunk(3), strict=True):
-                    ours[f"encoder.layers.{index}.attention.{part}_proj.{kind}"] = value
+            # timm may leave out the bias of these three maps, and of them alone.
+            packed = theirs.get(f"blocks.{index}.attn.qkv.{kind}", torch.zeros(3 * model.embed_dim))
+            for part, value in zip(("query", "key", "value"), packed.chunk(3), strict=True):
+                ours[f"encoder.layers.{index}.attention.{part}_proj.{kind}"] = value
     return ours
 
 
@@ -162,7 +173,8 @@ def timm_classifier(
     ):
         names = ImageNetInfo("imagenet-1k")
         arguments["class_names"] = [names.index_to_description(index) for index in range(1000)]
-    system = cls(num_classes or config["num_classes"], transform, network_like(model), **arguments)
+    num_classes = config["num_classes"] if num_classes is None else num_classes
+    system = cls(num_classes, transform, network_like(model), **arguments)
     network, state = system.network, renamed_state(model)
     if network.head.out_features != config["num_classes"]:
         state.update({f"head.{name}": value for name, value in network.head.state_dict().items()})

@@ -16,9 +16,12 @@ from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier
 from lightning_modules.figures import overlay
 from lightning_modules.rollout import attention_rollout
-from lightning_modules.system import adamw
+from lightning_modules.system import adamw, evaluating
 
 Pool = Literal["token", "mean"]
+
+# In evaluation a CPU takes about so many tokens at a time, so that what a layer makes of them stays in its caches.
+CPU_TOKENS = 2048
 
 
 class PatchEmbedding(nn.Module):
@@ -36,6 +39,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int]) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.patch_size = patch_size
         self.proj = nn.Linear(in_channels * patch_size[0] * patch_size[1], dim)
 
@@ -43,8 +47,10 @@ class PatchEmbedding(nn.Module):
         """(B, C, H, W) to (B, H / height, W / width, D).
 
         Raises:
-            ValueError: the image is smaller than a patch, or no whole number of patches.
+            ValueError: another shape, or the image is smaller than a patch or no whole number of patches.
         """
+        if images.ndim != 4 or images.size(1) != self.in_channels:
+            raise ValueError(f"images must have shape (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
         batch, channels, height, width = images.shape
         check_patches((height, width), self.patch_size)
         rows, columns = height // self.patch_size[0], width // self.patch_size[1]
@@ -170,7 +176,7 @@ class VisionTransformer(nn.Module):
         patches = self.position(self.patches(images)).flatten(1, 2)
         if not self.num_prefix_tokens:
             return patches
-        return torch.cat([self.prefix_tokens.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
+        return torch.cat([self.prefix_tokens.expand(patches.size(0), -1, -1).to(patches.dtype), patches], dim=1)
 
     def features(self, images: Tensor) -> Tensor:
         """The last layer's normed places, (B, T, D): class token, registers, then the patches row by row."""
@@ -178,6 +184,14 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
+        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            rows, columns = images.size(-2) // self.patches.patch_size[0], images.size(-1) // self.patches.patch_size[1]
+            part = max(1, CPU_TOKENS // max(1, rows * columns))
+            if images.device.type == "cpu" and len(images) > part:
+                return torch.cat([self._logits(some) for some in torch.split(images, part)])
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
         x = self.embed(images)
         if self.pool == "token":
             # Nobody reads the other places of the last layer, so they are not computed.
@@ -247,7 +261,6 @@ class ViTClassifier(Classifier):
             lr_scheduler,
             layer_decay,
         )
-        self.save_hyperparameters()
 
     @classmethod
     def from_timm(
@@ -274,18 +287,17 @@ class ViTClassifier(Classifier):
         return timm_classifier(cls, name, pretrained=pretrained, image_size=image_size, **arguments)
 
     def layers(self) -> Sequence[nn.Module]:
-        """The embedding, then the encoder's layers."""
-        return [self.network.patches, *self.network.encoder.layers]
+        """The embedding with its tokens and positions, then the encoder's layers."""
+        network = self.network
+        embedding = nn.ModuleList([network.patches, network.position, nn.ParameterList([network.prefix_tokens])])
+        return [embedding, *network.encoder.layers]
 
     @torch.inference_mode()
     def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
         """Where the network looks in raw images, or in a batch that is transformed already, (B, C, H, W)."""
         batch = self.prepare(images)
-        was_training = self.training
-        try:
-            maps = self.eval().network.attention_maps(batch)
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            maps = self.network.attention_maps(batch)
         rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
         seen = rollout[:, 0, prefix:] if self.network.pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
         seen = seen / seen.sum(dim=-1, keepdim=True)

@@ -117,6 +117,12 @@ class TestRandomErase:
         assert 0.17 < max(shares) < 0.23
         assert lost.any(dim=0).float().mean() > 0.9  # all over the image
 
+    def test_nothing_is_left_when_all_is_to_be_lost(self) -> None:
+        erased = RandomErase(1.0, area=(1.0, 1.0))(random_images(50, height=9, width=20))
+        lost = (erased == 0).all(dim=1)
+        # One side may be short of the image's, as the rectangle is not square; the other then is not.
+        assert (lost.any(2).all(1) | lost.any(1).all(1)).all()
+
     def test_some_images_keep_all(self) -> None:
         erased = RandomErase(0.5)(random_images(400, height=20, width=20))
         whole = (erased != 0).all(dim=1).flatten(1).all(dim=1).sum()

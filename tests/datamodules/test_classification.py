@@ -154,6 +154,20 @@ class TestLoaders:
         assert [len(labels) for _, labels in several.train_dataloader()] == [20] * (length // 20)
         assert [len(labels) for _, labels in single.train_dataloader()] == [length]
 
+    def test_every_process_gets_a_batch(self) -> None:
+        data = numbered(batch_size=40)
+        data.setup()
+        assert data.train_dataloader().drop_last
+        data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+        assert not data.train_dataloader().drop_last  # 26 of 52 images are each process's, and no batch is full
+
+    @pytest.mark.parametrize("cuda", [False, True])
+    def test_memory_is_pinned_for_cuda_alone(self, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        data = numbered()
+        data.setup()
+        assert data.train_dataloader().pin_memory is cuda
+
     def test_workers_stay(self) -> None:
         data = numbered(num_workers=1)
         data.setup()

@@ -59,8 +59,15 @@ def test_images_of_different_sizes_make_a_batch() -> None:
 
 def test_augmentation_comes_before_the_transform(source: TensorImages) -> None:
     transform = ImageTransform((5, 8))
-    dataset = ImageDataset(source, torch.arange(10), transform, [RandomFlip(1.0)])
+    seen: list[tuple[torch.Size, torch.dtype]] = []
+
+    def look(image: Tensor) -> Tensor:
+        seen.append((image.shape, image.dtype))
+        return image
+
+    dataset = ImageDataset(source, torch.arange(10), transform, [RandomFlip(1.0), look])
     torch.testing.assert_close(dataset[3][0], transform(source.images[3].flip(2)))
+    assert seen == [(torch.Size([3, 8, 8]), torch.uint8)]
 
 
 def test_the_source_is_never_changed(source: TensorImages) -> None:

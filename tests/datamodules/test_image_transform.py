@@ -66,6 +66,10 @@ class TestReference:
         ).double().view(3, 1, 1)
         torch.testing.assert_close(transform(values).double(), expected, atol=1e-6, rtol=0)
 
+    def test_denormalize_keeps_to_what_can_be_drawn(self) -> None:
+        drawn = ImageTransform(2).denormalize(torch.tensor([-9.0, 0.0, 9.0]).view(3, 1, 1))
+        assert drawn.flatten().tolist() == [0.0, 0.5, 1.0]
+
     def test_denormalize_is_the_inverse(self) -> None:
         transform = ImageTransform(8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
         values = torch.rand(2, 3, 8, 8)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lightning_modules.commands import COMMANDS
+from lightning_modules.recipe_files import RECIPES, recipe_names
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import Ran, RunCommand, Trained
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "digit.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)).save(path)
+    return path
+
+
+def assert_one_line_error(ran: Ran, *words: str) -> None:
+    assert ran.code == 2
+    assert ran.out == ""
+    [line] = ran.err.splitlines()
+    assert line.startswith("attention-blocks: error: ")
+    for word in words:
+        assert word in line
+
+
+def test_recipes_lists_them_all(run_command: RunCommand) -> None:
+    ran = run_command("recipes")
+    assert ran.code is None
+    for name in recipe_names():
+        assert name in ran.out
+    assert "attention-blocks fit --config RECIPE" in ran.out
+
+
+def test_a_copied_recipe_can_be_edited_and_trains(
+    tmp_path: Path, run_command: RunCommand, tiny_digits: list[str]
+) -> None:
+    ran = run_command("recipes", "copy", "vit_digits")
+    assert ran.code is None
+    assert "attention-blocks fit --config vit_digits.yaml" in ran.out
+    copy = tmp_path / "vit_digits.yaml"
+    text = copy.read_text()
+    assert text == (RECIPES / "vit_digits.yaml").read_text()
+    copy.write_text(text.replace("name: vit_digits", "name: edited"))
+    fitted = run_command("fit", "--config", "./vit_digits.yaml", *tiny_digits[2:])
+    assert fitted.cli is not None
+    assert list((tmp_path / "runs" / "edited").glob("version_0/checkpoints/*.ckpt"))
+
+
+def test_a_recipe_is_not_copied_over_a_file(tmp_path: Path, run_command: RunCommand) -> None:
+    (tmp_path / "vit_digits.yaml").write_text("mine")
+    ran = run_command("recipes", "copy", "vit_digits")
+    assert_one_line_error(ran, "vit_digits.yaml exists already; move it away first")
+    assert (tmp_path / "vit_digits.yaml").read_text() == "mine"
+
+
+def test_copying_an_unknown_recipe(tmp_path: Path, run_command: RunCommand) -> None:
+    assert_one_line_error(run_command("recipes", "copy", "vit_digit"), "no recipe 'vit_digit'", "vit_digits")
+    assert not list(tmp_path.iterdir())
+
+
+def test_classify_prints_what_the_system_says(picture: Path, run_command: RunCommand, trained: Trained) -> None:
+    other = picture.with_name("other.png")
+    Image.new("RGB", (30, 20), "white").save(other)
+    ran = run_command("classify", trained.checkpoint, picture, other)
+    assert (ran.code, ran.err) == (None, "")
+    lines = ran.out.splitlines()
+    assert len(lines) == 12
+    for start, image in ((0, picture), (6, other)):
+        assert lines[start] == str(image)
+        [guesses] = trained.model.classify([image])
+        printed = [re.fullmatch(r"\s+([\d.]+)%\s+(\S+)", line) for line in lines[start + 1 : start + 6]]
+        assert [found[2] for found in printed if found] == [guess.label for guess in guesses]
+        assert [float(found[1]) for found in printed if found] == pytest.approx(
+            [100 * guess.probability for guess in guesses], abs=0.006
+        )
+
+
+def test_classify_prints_as_many_classes_as_asked_for(picture: Path, run_command: RunCommand, trained: Trained) -> None:
+    assert len(run_command("classify", trained.checkpoint, picture, "--top", 2).out.splitlines()) == 3
+    assert len(run_command("classify", trained.checkpoint, picture, "--top", 99).out.splitlines()) == 11
+    assert_one_line_error(run_command("classify", trained.checkpoint, picture, "--top", 0), "top must be 1 or more")
+
+
+def test_plot_writes_a_picture_an_image(
+    tmp_path: Path, picture: Path, run_command: RunCommand, trained: Trained
+) -> None:
+    other = tmp_path / "other.jpg"
+    Image.new("RGB", (30, 20), "white").save(other)
+    ran = run_command("plot", trained.checkpoint, picture, other, "--out", tmp_path / "deep" / "plots")
+    assert (ran.code, ran.err) == (None, "")
+    for name in ("digit.png", "other.png"):
+        written = tmp_path / "deep" / "plots" / name
+        assert f"wrote {written}" in ran.out
+        with Image.open(written) as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_images_of_one_name_get_a_plot_each(
+    tmp_path: Path, picture: Path, run_command: RunCommand, trained: Trained
+) -> None:
+    again = tmp_path / "again" / "digit.png"
+    again.parent.mkdir()
+    Image.new("L", (8, 8), 99).save(again)
+    run_command("plot", trained.checkpoint, picture, again)
+    first, second = sorted((tmp_path / "plots").iterdir())
+    assert {first.name, second.name} == {"digit.png", "digit-2.png"}
+    assert first.read_bytes() != second.read_bytes()
+
+
+COMMANDS_ON_IMAGES = pytest.mark.parametrize("command", ["classify", "plot"])
+
+
+@COMMANDS_ON_IMAGES
+def test_an_image_that_is_none(command: str, tmp_path: Path, run_command: RunCommand, trained: Trained) -> None:
+    missing = run_command(command, trained.checkpoint, "nothing.png")
+    assert_one_line_error(missing, "'nothing.png'", "there is no such image file", "check the path")
+    (tmp_path / "text.png").write_text("no image")
+    text = run_command(command, trained.checkpoint, "text.png")
+    assert_one_line_error(text, "'text.png'", "cannot be read as an image")
+    assert_one_line_error(run_command(command, trained.checkpoint, tmp_path), "cannot be read as an image")
+
+
+def _empty(path: Path, whole: bytes) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _text(path: Path, whole: bytes) -> None:
+    path.write_text("not a checkpoint")
+
+
+def _state_dict(path: Path, whole: bytes) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+
+
+def _nothing(path: Path, whole: bytes) -> None:
+    """Leaves no file at all."""
+
+
+@COMMANDS_ON_IMAGES
+@pytest.mark.parametrize("make", [_empty, _truncated, _text, _state_dict, _nothing])
+def test_a_checkpoint_of_nothing(
+    command: str,
+    make: Callable[[Path, bytes], None],
+    tmp_path: Path,
+    picture: Path,
+    run_command: RunCommand,
+    trained: Trained,
+) -> None:
+    broken = tmp_path / "broken.ckpt"
+    make(broken, trained.checkpoint.read_bytes())
+    assert_one_line_error(run_command(command, broken, picture), "checkpoint_path: ", "broken.ckpt'")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str, run_command: RunCommand) -> None:
+    ran = run_command(command, "--help")
+    assert ran.code == 0
+    assert ran.out.startswith(f"usage: attention-blocks {command}")
+    assert len(ran.out.splitlines()) < 25
+
+
+@COMMANDS_ON_IMAGES
+def test_missing_words_are_named(command: str, run_command: RunCommand) -> None:
+    ran = run_command(command)
+    assert ran.code == 2
+    assert "the following arguments are required: CHECKPOINT, IMAGE" in ran.err
+    assert len(ran.err.splitlines()) <= 3

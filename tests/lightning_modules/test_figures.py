@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from lightning_modules.figures import log_figure, overlay
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import MakeTrainer
+
+
+def a_figure() -> Figure:
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot([0, 1], [1, 0])
+    return figure
+
+
+def test_tensorboard_receives_the_figure(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    logger = TensorBoardLogger(tmp_path, "board")
+    trainer = make_trainer(logger)
+    assert log_figure(trainer, "test/attention", a_figure()) is None
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir).Reload()
+    [image] = events.Images("test/attention")
+    assert (image.width, image.height, image.step) == (300, 200, 0)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_other_loggers_get_a_picture_in_their_folder(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(CSVLogger(tmp_path, "csv"))
+    written = log_figure(trainer, "test/confusion_matrix", a_figure())
+    assert written == tmp_path / "csv" / "version_0" / "figures" / "test_confusion_matrix-0.png"
+    with Image.open(written) as image:
+        assert image.size == (300, 200)
+        assert len(np.unique(np.asarray(image))) > 2
+
+
+def test_wandb_receives_the_figure(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    logger = create_autospec(WandbLogger, instance=True)
+    trainer.loggers = [logger]
+    figure = a_figure()
+    assert log_figure(trainer, "attention", figure) is None
+    logger.log_image.assert_called_once_with("attention", [figure])
+
+
+def test_every_logger_gets_it(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.loggers = [TensorBoardLogger(tmp_path, "board"), CSVLogger(tmp_path, "csv")]
+    written = log_figure(trainer, "attention", a_figure())
+    assert written is not None
+    assert written.is_file()
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_without_a_logger_nothing_is_written(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    assert log_figure(make_trainer(), "attention", a_figure()) is None
+    assert log_figure(make_trainer(fast_dev_run=True), "attention", a_figure()) is None
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_overlay_shows_the_images_and_the_maps_over_them(channels: int) -> None:
+    images, maps = torch.rand(2, channels, 8, 12), torch.rand(2, 2, 3)
+    figure = overlay(images, maps, ["ant", "bee"])
+    assert [axis.get_title() for axis in figure.axes] == ["ant", "", "bee", ""]
+    for row in range(2):
+        plain, laid = figure.axes[2 * row : 2 * row + 2]
+        for axis in (plain, laid):
+            shown = np.asarray(axis.images[0].get_array())
+            expected = images[row].expand(3, -1, -1).permute(1, 2, 0)
+            np.testing.assert_allclose(shown, expected.numpy(), atol=1e-6)
+        heat = laid.images[1]
+        np.testing.assert_allclose(np.asarray(heat.get_array()), maps[row].numpy(), atol=1e-6)
+        assert tuple(heat.get_extent()) == (-0.5, 11.5, 7.5, -0.5)  # as far as the image under it
+
+
+def test_an_overlay_needs_no_titles_and_takes_half_precision() -> None:
+    figure = overlay(torch.rand(1, 3, 4, 4).bfloat16(), torch.rand(1, 2, 2).bfloat16())
+    assert [axis.get_title() for axis in figure.axes] == ["", ""]
+    figure.canvas.draw()
+
+
+def test_an_overlay_of_unequal_counts_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        overlay(torch.rand(2, 3, 4, 4), torch.rand(1, 2, 2))
