@@ -74,7 +74,7 @@ class Classifier(System):
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, layer_decay)
-        if num_classes < 2:
+        if not num_classes or num_classes < 2:  # None where the data does not say
             raise ValueError(f"num_classes must be 2 or more to tell classes apart, got {num_classes}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(

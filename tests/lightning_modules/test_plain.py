@@ -158,7 +158,7 @@ def local_function() -> Callable[[], None]:
         {1, 2},
         {(1, 2): 3},
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_plain_form_is_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match=r"^network=.*give a class, a functools.partial"):
