@@ -28,8 +28,9 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# One thread: the network is so small that a second one would mostly wait for the first.
 demo: install
-	$(BIN)/python -m examples.demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.demo
 
 bench: install
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -17,6 +17,8 @@ class SinCosPosition2d(nn.Module):
 
     Args:
         dim: D, a multiple of 4.
+        grid: rows and columns; not needed, since any map is served, and taken so that the block is made as
+            :class:`LearnedPosition2d` is.
         base: sets the longest wavelength, 2π · base places.
 
     Raises:
@@ -33,7 +35,7 @@ class SinCosPosition2d(nn.Module):
                   [0.8415, 0.5403, 0.0000, 1.0000]]]])
     """
 
-    def __init__(self, dim: int, base: float = 10000.0) -> None:
+    def __init__(self, dim: int, grid: tuple[int, int] | None = None, *, base: float = 10000.0) -> None:
         super().__init__()
         if dim < 4 or dim % 4:
             raise ValueError(f"dim must be a positive multiple of 4, sine and cosine of column and row, got {dim}")

@@ -68,6 +68,10 @@ class InOrder(LightningDataModule):
         return self._loader()
 
 
+class WithoutFacts(LightningDataModule):
+    """A user's own data that says nothing about itself."""
+
+
 class Similar(Attention):
     """A user's own attention."""
 
@@ -283,6 +287,7 @@ def test_an_unknown_recipe(words: list[str], run_command: RunCommand) -> None:
         (["--data.batch_size", "0"], "batch_size must be 1 or more, got 0"),
         (["--data", "ImageFolderDataModule", "--data.root", "/no/such/folder"], "root='/no/such/folder': there is no"),
         (["--data", "ImageFolderDataModule", "--data.root", "."], "root='.' has no class folders"),
+        (["--data", f"{__name__}.WithoutFacts"], "num_classes must be 2 or more to tell classes apart, got None"),
         (["--ckpt_path", "nothing.ckpt"], "checkpoint_path: there is no file 'nothing.ckpt'"),
     ],
 )

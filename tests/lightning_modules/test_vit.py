@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import lightning_modules.vit
 from attention_blocks import (
     ALiBi,
     Attention,
@@ -21,6 +22,7 @@ from attention_blocks import (
     RMSNorm,
     RotaryPosition,
     SelfAttention,
+    SinCosPosition2d,
     SwiGLU,
     masked_softmax,
 )
@@ -384,6 +386,35 @@ def test_it_exports_with_any_batch_size() -> None:
         torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
 
 
+def test_it_exports_with_any_batch_size_while_gradients_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning_modules.vit, "CPU_TOKENS", 8)
+    model = network()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with torch.no_grad():
+        exported = torch.export.export(model, (torch.randn(5, 1, 8, 8),), dynamic_shapes=({0: batch},)).module()
+        for count in (1, 7):
+            images = torch.randn(count, 1, 8, 8)
+            torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_a_large_batch_is_evaluated_in_parts_that_say_the_same(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    monkeypatch.setattr(lightning_modules.vit, "CPU_TOKENS", 8)  # two images of four patches
+    model = network(pool=pool)
+    sizes: list[int] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    images = torch.randn(5, 1, 8, 8)
+    whole = model(images)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            torch.testing.assert_close(model(images), whole, atol=1e-5, rtol=1e-5)
+            assert model(images[:0]).shape == (0, 3)
+    assert sizes == [5, *[2, 2, 1, 0] * 2]
+    with torch.no_grad():
+        model.train()(images)
+    assert sizes[-1] == 5  # where noise or a norm over the batch would see the parts
+
+
 def test_bf16_autocast_is_close() -> None:
     model = network(num_registers=1)
     images = torch.randn(4, 1, 8, 8)
@@ -426,3 +457,9 @@ def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: p
         alone = torch.cat([network(image.unsqueeze(0)) for image in images])
     torch.testing.assert_close(together, alone)
     torch.testing.assert_close(together, network(images).detach())
+
+
+def test_fixed_positions_stand_where_learned_ones_do() -> None:
+    network = VisionTransformer(3, 8, 1, patch_size=4, dim=8, depth=1, position=SinCosPosition2d)
+    assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+    assert not list(network.position.parameters())

@@ -1,0 +1,220 @@
+"""What holds for every system here, and for every recipe: a new one is tested by existing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_modules
+from datamodules import ImageTransform
+from lightning_modules import Classifier, System, VisionTransformer, ViTClassifier, WarmupCosine
+from lightning_modules.recipe_files import find_recipe, recipe_names
+from lightning_modules.vit import vit_attention
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import MakeTrainer, RunCommand
+
+
+class Example(NamedTuple):
+    """How to make a tiny system of one class.
+
+    Attributes:
+        build: makes it in Python.
+        words: make it on the command line, data and all.
+        loader: data for it, in Python.
+        inputs: what its forward pass takes.
+    """
+
+    build: Callable[[], System]
+    words: tuple[str, ...]
+    loader: Callable[[], DataLoader[tuple[Tensor, ...]]]
+    inputs: Callable[[], Tensor]
+
+
+TINY_VIT = partial(VisionTransformer, patch_size=4, dim=16, depth=1, attention=vit_attention)
+CLASSIFIER = partial(
+    Classifier,
+    3,
+    ImageTransform(8, channels=1, mean=0.25),
+    TINY_VIT,
+    class_names=["ant", "bee", "cow"],
+    label_smoothing=0.125,
+    mixup=0.5,
+    optimizer=partial(SGD, lr=0.25, momentum=0.5),
+    lr_scheduler=partial(WarmupCosine, warmup=0.5),
+    layer_decay=0.75,
+)
+CLASSIFIER_WORDS = (
+    *("--data", "DigitsDataModule", "--data.batch_size", "8"),
+    *("--model.network", "lightning_modules.VisionTransformer", "--model.network.init_args.patch_size", "4"),
+    *("--model.network.init_args.dim", "16", "--model.network.init_args.depth", "1"),
+    *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25"),
+    *("--model.lr_scheduler", "WarmupCosine", "--model.layer_decay", "0.75", "--model.mixup", "0.5"),
+)
+
+
+def digit_like() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 3), batch_size=8)
+
+
+EXAMPLES: dict[type[System], Example] = {
+    Classifier: Example(CLASSIFIER, CLASSIFIER_WORDS, digit_like, lambda: torch.randn(2, 1, 8, 8)),
+    ViTClassifier: Example(
+        partial(ViTClassifier, *CLASSIFIER.args, **CLASSIFIER.keywords),
+        CLASSIFIER_WORDS,
+        digit_like,
+        lambda: torch.randn(2, 1, 8, 8),
+    ),
+}
+
+
+def systems() -> list[type[System]]:
+    """Every public class that can be trained."""
+    public = [getattr(lightning_modules, name) for name in lightning_modules.__all__]
+    classes = [thing for thing in public if isinstance(thing, type) and issubclass(thing, System)]
+    return [cls for cls in classes if cls.training_step is not LightningModule.training_step]
+
+
+EVERY_SYSTEM = pytest.mark.parametrize("cls", systems(), ids=lambda cls: cls.__name__)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attention-blocks"])
+
+
+def assert_loads_alone(path: Path, trained: LightningModule, inputs: Tensor) -> None:
+    """The checkpoint needs nothing but its path, gives the class that was saved, and says the same."""
+    for through in (System, type(trained)):
+        loaded = through.load_from_checkpoint(path, weights_only=True)
+        assert type(loaded) is type(trained)
+        with torch.inference_mode():
+            assert torch.equal(loaded.eval()(inputs), trained.eval()(inputs))
+
+
+def test_every_system_has_an_example() -> None:
+    assert set(systems()) == set(EXAMPLES)
+    assert systems()
+
+
+@EVERY_SYSTEM
+def test_it_trains_tests_predicts_and_loads_from_python(
+    cls: type[System], tmp_path: Path, make_trainer: MakeTrainer
+) -> None:
+    example = EXAMPLES[cls]
+    system, loader = example.build(), example.loader()
+    assert type(system) is cls
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    make_trainer(fast_dev_run=True).fit(system, loader, loader)
+    trainer: Trainer = make_trainer(max_epochs=2, enable_checkpointing=True)
+    trainer.fit(system, loader, loader)
+    assert any(not torch.equal(value, before[name]) for name, value in system.state_dict().items())
+    [metrics] = trainer.test(system, loader, verbose=False)
+    assert all(np.isfinite(value) for value in metrics.values())
+    predictions = trainer.predict(system, loader)
+    assert predictions is not None
+    assert len(predictions) == len(loader)
+    [path] = tmp_path.rglob("*.ckpt")
+    assert_loads_alone(path, system, example.inputs())
+
+
+@EVERY_SYSTEM
+def test_it_trains_tests_predicts_and_loads_from_the_command_line(
+    cls: type[System], tmp_path: Path, run_command: RunCommand
+) -> None:
+    example = EXAMPLES[cls]
+    quick = (
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+        *("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"),
+        *("--trainer.limit_test_batches", "1", "--trainer.limit_predict_batches", "1"),
+    )
+    words = ("--model", cls.__name__, *example.words, *quick)
+    fitted = run_command("fit", *words)
+    assert fitted.cli is not None, fitted.err
+    [path] = tmp_path.rglob("*.ckpt")
+    assert_loads_alone(path, fitted.cli.model, example.inputs())
+    for command in ("validate", "test", "predict"):
+        ran = run_command(command, *words, "--ckpt_path", path)
+        assert ran.cli is not None, ran.err
+        assert type(ran.cli.model) is cls
+
+
+# Recipes.
+
+QUICK = (
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"),
+    *("--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
+    *("--trainer.enable_model_summary", "false"),
+)
+REAL_FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def photos(folder: Path) -> None:
+    """A folder of classes as the recipe's user has it."""
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            values = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(values).save(folder / name / f"{number}.png")
+
+
+def data_for(name: str) -> tuple[str, ...]:
+    """Words that bring a recipe to data that is there; skips the test where there is none."""
+    data = yaml.safe_load(find_recipe(name).read_text())["data"]
+    arguments = data.get("init_args", {})
+    match data["class_path"], arguments.get("name"):
+        case "DigitsDataModule", _:
+            return ("--data.batch_size", "8")
+        case "ImageFolderDataModule", _:
+            photos(Path(arguments["root"]))
+            return ("--data.batch_size", "4", "--data.num_workers", "0")
+        case "TorchvisionDataModule", "FashionMNIST" if REAL_FASHION.is_dir():
+            return ("--data.batch_size", "8")
+        case kind, which:
+            pytest.skip(f"the data of {kind} {which or ''} is not on this machine")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    words = ("--config", name, *QUICK, *data_for(name))
+    fitted = run_command("fit", *words)
+    assert fitted.cli is not None, fitted.err
+    version = tmp_path / "runs" / name / "version_0"
+    assert (version / "loss_curve.png").is_file()
+    [checkpoint, *_] = sorted(version.glob("checkpoints/[0-9]*.ckpt"))
+    tested = run_command("test", *words, "--ckpt_path", checkpoint)
+    assert tested.cli is not None, tested.err
+    assert 0 <= tested.cli.trainer.callback_metrics["test/accuracy"] <= 1
+    size = fitted.cli.model.transform.image_size
+    assert_loads_alone(checkpoint, fitted.cli.model, torch.randn(2, fitted.cli.model.transform.channels, *size))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    """On the digits enlarged, so that every recipe can be tried on every machine."""
+    recipe = yaml.safe_load(find_recipe(name).read_text())
+    patch = recipe["model"]["init_args"]["network"]["init_args"]["patch_size"]
+    callbacks = recipe["trainer"]["callbacks"]
+    [maps] = [callback for callback in callbacks if callback["class_path"].endswith("AttentionMapLogger")]
+    maps["init_args"]["every_n_epochs"] = 1
+    recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": 2 * patch, "batch_size": 8}}
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(recipe))
+    ran = run_command("fit", "--config", "digits.yaml", *QUICK)
+    assert ran.cli is not None, ran.err
+    [picture] = (tmp_path / "runs").rglob("figures/attention-*.png")
+    with Image.open(picture) as image:
+        assert min(image.size) > 100
