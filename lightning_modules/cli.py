@@ -21,7 +21,7 @@ from lightning_modules.system import System, read_checkpoint
 # What only the data knows, and no recipe says twice.
 LINKED = ("num_classes", "class_names", "transform")
 
-EPILOG = "With a trained checkpoint, and without: attention-blocks {" + ",".join(COMMANDS) + "} --help"
+EPILOG = "Further commands, each with its own --help: " + ", ".join(f"attention-blocks {name}" for name in COMMANDS)
 
 
 class SystemCLI(LightningCLI):
