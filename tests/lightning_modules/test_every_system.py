@@ -157,7 +157,7 @@ def test_it_trains_tests_predicts_and_loads_from_the_command_line(
 
 QUICK = (
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"),
-    *("--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
+    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
     *("--trainer.enable_model_summary", "false"),
 )
 REAL_FASHION = Path("/usr/share/datasets/fashion-mnist")
