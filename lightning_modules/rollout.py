@@ -37,12 +37,13 @@ def attention_rollout(maps: Sequence[Tensor], residual: float = 0.5) -> Tensor:
         raise ValueError("maps is empty; pass one map a layer")
     if not 0.0 <= residual <= 1.0:
         raise ValueError(f"residual is a share and must lie in [0, 1], got {residual}")
-    rollout = None
-    for layer in maps:
-        layer = layer.mean(dim=1) if layer.ndim == 4 else layer
-        identity = torch.eye(layer.size(-1), dtype=layer.dtype, device=layer.device)
-        mixed = residual * identity + (1.0 - residual) * layer
-        rollout = mixed if rollout is None else mixed @ rollout
-    if rollout is None:
-        raise ValueError("maps is empty; pass one map a layer")
+    rollout = _with_residual(maps[0], residual)
+    for layer in maps[1:]:
+        rollout = _with_residual(layer, residual) @ rollout
     return rollout
+
+
+def _with_residual(layer: Tensor, residual: float) -> Tensor:
+    layer = layer.mean(dim=1) if layer.ndim == 4 else layer
+    identity = torch.eye(layer.size(-1), dtype=layer.dtype, device=layer.device)
+    return residual * identity + (1.0 - residual) * layer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
-from attention_blocks.sequence.scores import dot_product_attention
+from attention_blocks.sequence.scores import single_head_attention
 
 Similarity = Literal["plain", "scaled", "cosine"]
 
@@ -83,15 +83,7 @@ class DotProductAttention(Attention):
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
         if self.similarity == "cosine":
             query = _unit(query)
-        context, weights = dot_product_attention(
-            query.unsqueeze(1),
-            memory.key.unsqueeze(1),
-            memory.value.unsqueeze(1),
-            None if mask is None else mask.unsqueeze(-3),
-            scale=self.scale,
-            need_weights=need_weights,
-        )
-        return AttentionOutput(context.squeeze(1), None if weights is None else weights.squeeze(1))
+        return single_head_attention(query, memory, mask, scale=self.scale, need_weights=need_weights)
 
     def extra_repr(self) -> str:
         """Names the similarity in the printed module."""

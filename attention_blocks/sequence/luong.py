@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attention_blocks.sequence.additive import AdditiveAttention
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
-from attention_blocks.sequence.scores import dot_product_attention
+from attention_blocks.sequence.scores import single_head_attention
 
 LuongScore = Literal["dot", "general", "concat"]
 LuongWindow = Literal["global", "local-m", "local-p"]
@@ -120,10 +120,7 @@ class LuongAttention(Attention):
         """Scores, softmax and context under a mask that holds the window already."""
         if self.concat is not None:
             return self.concat.attend(query, memory, mask, need_weights=need_weights)
-        key, value = memory.key.unsqueeze(1), memory.value.unsqueeze(1)
-        heads = None if mask is None else mask.unsqueeze(-3)
-        found = dot_product_attention(query.unsqueeze(1), key, value, heads, scale=1.0, need_weights=need_weights)
-        return AttentionOutput(found.context.squeeze(1), None if found.weights is None else found.weights.squeeze(1))
+        return single_head_attention(query, memory, mask, scale=1.0, need_weights=need_weights)
 
     def extra_repr(self) -> str:
         """Names score and window in the printed module."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.sequence.attention import AttentionOutput
+from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
 
 
@@ -109,3 +109,26 @@ def dot_product_attention(
         mask = score_bias if mask is None else score_bias.masked_fill(~mask, -torch.inf)
     context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal, scale=scale)
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)
+
+
+def single_head_attention(
+    query: Tensor, memory: Memory, mask: Tensor | None, *, scale: float, need_weights: bool
+) -> AttentionOutput:
+    """:func:`dot_product_attention` of a block without heads.
+
+    Args:
+        query: (B, T_q, D_k).
+        memory: keys and values, (B, T_k, D_k) and (B, T_k, D_v).
+        mask: boolean, True = may attend, (T_q, T_k) or broadcastable to (B, T_q, T_k) with all its axes.
+        scale: what scores are multiplied by.
+        need_weights: take the explicit path and return the map, (B, T_q, T_k).
+    """
+    context, weights = dot_product_attention(
+        query.unsqueeze(1),
+        memory.key.unsqueeze(1),
+        memory.value.unsqueeze(1),
+        None if mask is None else mask.unsqueeze(-3),
+        scale=scale,
+        need_weights=need_weights,
+    )
+    return AttentionOutput(context.squeeze(1), None if weights is None else weights.squeeze(1))
