@@ -2,6 +2,7 @@
 
 from lightning_modules.callbacks import AttentionMapLogger, LossCurve
 from lightning_modules.classification import Classification, Classifier
+from lightning_modules.conv_stem import ConvStem, ConvStemTransformer
 from lightning_modules.rollout import attention_rollout
 from lightning_modules.schedules import LengthAwareSchedule, WarmupCosine
 from lightning_modules.system import System
@@ -12,6 +13,8 @@ __all__ = [
     "AttentionMaps",
     "Classification",
     "Classifier",
+    "ConvStem",
+    "ConvStemTransformer",
     "LengthAwareSchedule",
     "LossCurve",
     "System",

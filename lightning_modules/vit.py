@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -49,10 +49,8 @@ class PatchEmbedding(nn.Module):
         Raises:
             ValueError: another shape, or the image is smaller than a patch or no whole number of patches.
         """
-        if images.ndim != 4 or images.size(1) != self.in_channels:
-            raise ValueError(f"images must have shape (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
+        check_images(images, self.in_channels, self.patch_size)
         batch, channels, height, width = images.shape
-        check_patches((height, width), self.patch_size)
         rows, columns = height // self.patch_size[0], width // self.patch_size[1]
         # A linear map of flattened patches is the usual convolution with stride = kernel, and faster on CPUs.
         patches = images.view(batch, channels, rows, self.patch_size[0], columns, self.patch_size[1])
@@ -75,6 +73,17 @@ def check_patches(image_size: tuple[int, int], patch_size: tuple[int, int]) -> N
                 f"patch {name} {patch} does not divide image {name} {image}; "
                 f"resize to {image // patch * patch} or {-(-image // patch) * patch}, or choose another patch_size"
             )
+
+
+def check_images(images: Tensor, in_channels: int, patch_size: tuple[int, int]) -> None:
+    """Refuses a batch that an embedding of patches was not made for.
+
+    Raises:
+        ValueError: it is not (B, in_channels, H, W), or H and W are no whole number of patches.
+    """
+    if images.ndim != 4 or images.size(1) != in_channels:
+        raise ValueError(f"images must have shape (B, {in_channels}, H, W), got {tuple(images.shape)}")
+    check_patches((images.size(2), images.size(3)), patch_size)
 
 
 def vit_norm(dim: int) -> nn.LayerNorm:
@@ -114,6 +123,11 @@ class VisionTransformer(nn.Module):
         num_registers: further learned tokens that only serve as room to compute in.
         drop_path: stochastic depth of the last layer; it rises linearly from 0 at the first.
 
+    Attributes:
+        patch_embedding: makes the embedding as ``patch_embedding(in_channels, dim, (height, width))``, an
+            ``nn.Module`` from (B, C, H, W) to (B, rows, columns, D); a subclass may name another, as
+            :class:`ConvStemTransformer` does.
+
     Raises:
         ValueError: an unknown pool, an image that is no whole number of patches.
 
@@ -127,6 +141,8 @@ class VisionTransformer(nn.Module):
         >>> network(torch.randn(2, 3, 16, 24)).shape
         torch.Size([2, 10])
     """
+
+    patch_embedding: ClassVar[type[nn.Module]] = PatchEmbedding
 
     def __init__(
         self,
@@ -151,7 +167,8 @@ class VisionTransformer(nn.Module):
         patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else (patch_size[0], patch_size[1])
         check_patches(image_size, patch_size)
         self.pool = pool
-        self.patches = PatchEmbedding(in_channels, dim, patch_size)
+        self.patch_size = patch_size
+        self.patches = self.patch_embedding(in_channels, dim, patch_size)
         self.position = position(dim, (image_size[0] // patch_size[0], image_size[1] // patch_size[1]))
         self.num_prefix_tokens = (pool == "token") + num_registers
         self.prefix_tokens = nn.Parameter(torch.zeros(1, self.num_prefix_tokens, dim))
@@ -163,13 +180,18 @@ class VisionTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normals of width 0.02 for every linear map and token, as the authors' code."""
-        nn.init.trunc_normal_(self.prefix_tokens, std=0.02)
+        """Xavier's uniform widths for the linear maps, as the authors' code; narrow normals for tokens and head.
+
+        Widths of 0.02 all over, as timm has them, were made for 768 features; small networks learn slowly from there.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.prefix_tokens, std=0.02)
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     def embed(self, images: Tensor) -> Tensor:
         """The encoder's input: class token, registers, patches with their positions, (B, T, D)."""
@@ -185,7 +207,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            rows, columns = images.size(-2) // self.patches.patch_size[0], images.size(-1) // self.patches.patch_size[1]
+            rows, columns = images.size(-2) // self.patch_size[0], images.size(-1) // self.patch_size[1]
             part = max(1, CPU_TOKENS // max(1, rows * columns))
             if images.device.type == "cpu" and len(images) > part:
                 return torch.cat([self._logits(some) for some in torch.split(images, part)])
@@ -301,7 +323,7 @@ class ViTClassifier(Classifier):
         rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
         seen = rollout[:, 0, prefix:] if self.network.pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
         seen = seen / seen.sum(dim=-1, keepdim=True)
-        rows = batch.size(-2) // self.network.patches.patch_size[0]
+        rows = batch.size(-2) // self.network.patch_size[0]
         return AttentionMaps(maps, seen.view(len(batch), rows, -1))
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
