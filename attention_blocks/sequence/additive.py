@@ -44,6 +44,11 @@ class AdditiveAttention(Attention):
         self.key_proj = nn.Linear(self.key_dim, hidden_dim, bias=False)
         self.score_proj = nn.Linear(hidden_dim, 1, bias=False)
 
+    @property
+    def uses_positions(self) -> bool:
+        """No: the score knows nothing but query and key."""
+        return False
+
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """The keys' half of the hidden layer, (B, T_k, hidden_dim); see :meth:`Attention.project`."""
         return Memory(self.key_proj(key), key if value is None else value)

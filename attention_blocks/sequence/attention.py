@@ -68,6 +68,8 @@ class Attention(nn.Module):
         query_dim: as given.
         key_dim: as given.
         context_dim: the feature size of the context, for whoever builds the next layer.
+        uses_positions: whether a query sees otherwise from another position; a block that says False is asked for
+            all hypotheses of a beam in one call.
 
     Raises:
         ValueError: a size is not positive.
@@ -134,6 +136,44 @@ class Attention(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} must define attend(query, memory, mask=None, *, need_weights=False, offset=0)"
         )
+
+    @property
+    def uses_positions(self) -> bool:
+        """Whether a query sees otherwise from another position: True unless a block knows better."""
+        return True
+
+    def attend_beams(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """Lets K queries look that all stand at one position, as the hypotheses of a beam do; copies no memory.
+
+        Args:
+            query: (B, K, D_q).
+            memory: what :meth:`project` returned, of B sequences.
+            mask: boolean, True = may attend, broadcastable to (B, K, T_k).
+            need_weights: also return the attention maps.
+            offset: the position of all queries, for blocks that know positions.
+
+        Returns:
+            As :meth:`attend`, with K for T_q.
+        """
+        if query.size(1) == 1 or not self.uses_positions:
+            return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
+        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
+        masks = [mask] * query.size(1) if mask is None or mask.size(1) == 1 else torch.split(mask, 1, dim=1)
+        outputs = [
+            self.attend(one, memory, its_mask, need_weights=need_weights, offset=offset)
+            for one, its_mask in zip(torch.split(query, 1, dim=1), masks, strict=True)
+        ]
+        weights = [output.weights for output in outputs if output.weights is not None]
+        context = torch.cat([output.context for output in outputs], dim=1)
+        return AttentionOutput(context, torch.cat(weights, dim=-2) if weights else None)
 
     def forward(
         self,

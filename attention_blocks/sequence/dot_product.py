@@ -65,6 +65,11 @@ class DotProductAttention(Attention):
         self.similarity = similarity
         self.scale = scale * query_dim**-0.5 if similarity == "scaled" else scale
 
+    @property
+    def uses_positions(self) -> bool:
+        """No: the score knows nothing but query and key."""
+        return False
+
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys as they are, or of length 1 for the cosine; see :meth:`Attention.project`."""
         value = key if value is None else value

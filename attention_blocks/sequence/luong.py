@@ -81,6 +81,11 @@ class LuongAttention(Attention):
         self.position_hidden = nn.Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
         self.position_proj = nn.Linear(query_dim, 1, bias=False) if window == "local-p" else None
 
+    @property
+    def uses_positions(self) -> bool:
+        """Only local-m aligns a query by its position; local-p predicts where to look."""
+        return self.window == "local-m"
+
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """What of the score the keys alone decide: k, W k, or their half of the hidden layer."""
         value = key if value is None else value

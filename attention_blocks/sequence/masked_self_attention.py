@@ -86,6 +86,11 @@ class MaskedSelfAttention(SelfAttention):
             raise ValueError(f"window counts the places seen, itself among them, and must be 1 or more, got {window}")
         self.window = window
 
+    @property
+    def uses_positions(self) -> bool:
+        """Always: what comes later is not seen."""
+        return True
+
     def attend(
         self,
         query: Tensor,

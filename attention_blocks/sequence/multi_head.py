@@ -106,6 +106,11 @@ class MultiHeadAttention(Attention):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
+    @property
+    def uses_positions(self) -> bool:
+        """With rotary positions or a bias of the scores."""
+        return self.rotary is not None or self.score_bias is not None
+
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys and values in heads, (B, N_kv, T_k, head_dim) each; see :meth:`Attention.project`."""
         heads = self._split(self.key_proj(key), self.key_norm)

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from attention_blocks.sequence.attention import Attention, Memory
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
 from attention_blocks.sequence.masks import causal_mask, check_mask, check_polarity
@@ -187,11 +187,14 @@ class DecoderLayer(nn.Module):
     ) -> tuple[DecoderLayerOutput, DecoderLayerState]:
         """Decodes the next place, or the next few.
 
+        A beam's K hypotheses of one sentence share its memory, which is not copied: ``x`` then has a row a hypothesis,
+        (B * K, 1, D), as has ``state.past``, while ``state.memory`` stays at B.
+
         Args:
             x: what follows what the state holds, (B, T, D).
             state: what :meth:`start` or the last step returned.
             mask: boolean, True = may attend, broadcastable to (B, T, past + T).
-            memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k).
+            memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k); to (B, K, T_k) with a beam.
             need_weights: also return both attention maps.
 
         Returns:
@@ -226,9 +229,12 @@ class DecoderLayer(nn.Module):
         x = self.self_attention_norm(x) if post else x
 
         query = self.cross_attention_norm(x) if pre else x
-        context, cross_weights = self.cross_attention.attend(
-            query, memory, memory_mask, need_weights=need_weights, offset=offset
-        )
+        if query.size(0) == memory.key.size(0):
+            context, cross_weights = self.cross_attention.attend(
+                query, memory, memory_mask, need_weights=need_weights, offset=offset
+            )
+        else:
+            context, cross_weights = self._cross_attend_beams(query, memory, memory_mask, need_weights, offset)
         x = self.cross_attention_residual(x, context)
         x = self.cross_attention_norm(x) if post else x
 
@@ -236,6 +242,24 @@ class DecoderLayer(nn.Module):
         x = self.feed_forward_residual(x, hidden)
         x = self.feed_forward_norm(x) if post else x
         return DecoderLayerOutput(x, self_weights, cross_weights), own
+
+    def _cross_attend_beams(
+        self, query: Tensor, memory: Memory, mask: Tensor | None, need_weights: bool, offset: int
+    ) -> AttentionOutput:
+        sentences = memory.key.size(0)
+        if query.size(0) % sentences or query.size(1) != 1:
+            raise ValueError(
+                f"x must have the rows of the memory, or one place for each of K hypotheses a row, (B * K, 1, D) with "
+                f"B={sentences}; got {tuple(query.shape)}"
+            )
+        beams = query.view(sentences, -1, query.size(2))
+        context, weights = self.cross_attention.attend_beams(
+            beams, memory, mask, need_weights=need_weights, offset=offset
+        )
+        # One row a hypothesis again; the heads, where there are any, come before the hypotheses.
+        if weights is not None:
+            weights = weights.movedim(-2, 1).flatten(0, 1).unsqueeze(-2)
+        return AttentionOutput(context.reshape(query.size(0), 1, -1), weights)
 
     def _causal(self, mask: Tensor | None, x: Tensor, offset: int) -> Tensor | None:
         # MaskedSelfAttention sees to it by itself, and the newest place alone may see everything.

@@ -553,3 +553,24 @@ def test_refuses_sequences_of_another_shape(variant: Variant, name: str, shapes:
 def test_refuses_sizes_that_are_not_positive(variant: Variant) -> None:
     with pytest.raises(ValueError, match="query_dim must be a positive feature size, got 0"):
         variant.make(0, D)
+
+
+@every_variant
+@both_paths
+@pytest.mark.parametrize("offset", [0, 3])
+def test_the_hypotheses_of_a_beam_stand_at_one_position(variant: Variant, need_weights: bool, offset: int) -> None:
+    """Asked for in one call, each sees what it would see alone; a block that knows no positions says so."""
+    block, (query, key, _) = variant.build(), _sequences()
+    memory, mask = block.project(key), _mask()
+    together = block.attend_beams(query, memory, mask, need_weights=need_weights, offset=offset)
+    for beam in range(T_Q):
+        alone = block.attend(
+            query[:, beam : beam + 1], memory, mask[:, beam : beam + 1], need_weights=need_weights, offset=offset
+        )
+        torch.testing.assert_close(together.context[:, beam : beam + 1], alone.context)
+        if need_weights:
+            torch.testing.assert_close(_weights(together)[..., beam : beam + 1, :], _weights(alone))
+    shared = block.attend_beams(query, memory, mask[:, :1], need_weights=need_weights, offset=offset)
+    torch.testing.assert_close(shared.context[:, 0], together.context[:, 0])
+    if not isinstance(block, KernelAttention):  # a user's own block need not say so
+        assert block.uses_positions is variant.ordered_queries

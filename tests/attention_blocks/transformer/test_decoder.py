@@ -360,3 +360,36 @@ def test_steps_take_gradients_as_the_whole_does() -> None:
     wanted = gradients(layer(x, memory).hidden)
     for found, expected in zip(gradients(torch.cat(steps, dim=1)), wanted, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "cross_attention",
+    [CROSS, AdditiveAttention, partial(LuongAttention, window="local-m", radius=1), partial(CROSS, score_bias=ALiBi)],
+    ids=["heads", "additive", "local-m", "alibi"],
+)
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_the_hypotheses_of_a_beam_share_one_memory(cross_attention: MakeAttention, need_weights: bool) -> None:
+    """K hypotheses a sentence on a memory of one row a sentence, as on a memory that was copied for each."""
+    layer = partial(DecoderLayer, self_attention=SELF, cross_attention=cross_attention)
+    decoder = TransformerDecoder(16, depth=2, layer=layer).eval()
+    shake(decoder)
+    memory, mask = torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3]))
+    shared, copied = decoder.start(memory), decoder.start(memory.repeat_interleave(3, dim=0))
+    shared = tuple(DecoderLayerState(its.past, mine.memory) for mine, its in zip(shared, copied, strict=True))
+    for x in torch.randn(4, 6, 1, 16):
+        found, shared = decoder.step(x, shared, memory_mask=mask, need_weights=need_weights)
+        wanted, copied = decoder.step(
+            x, copied, memory_mask=mask.repeat_interleave(3, dim=0), need_weights=need_weights
+        )
+        torch.testing.assert_close(found.hidden, wanted.hidden)
+        assert [state.memory.key.size(0) for state in shared] == [2, 2]
+        if found.cross_weights is not None and wanted.cross_weights is not None:
+            torch.testing.assert_close(found.cross_weights, wanted.cross_weights)
+
+
+def test_refuses_hypotheses_that_do_not_share_out() -> None:
+    decoder = TransformerDecoder(16, depth=1, layer=HEADS)
+    state = decoder.start(torch.randn(2, 5, 16))
+    wide = tuple(DecoderLayerState(decoder.start(torch.randn(3, 5, 16))[0].past, one.memory) for one in state)
+    with pytest.raises(ValueError, match=r"\(B \* K, 1, D\) with B=2; got \(3, 1, 16\)"):
+        decoder.step(torch.randn(3, 1, 16), wide)
