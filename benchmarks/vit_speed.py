@@ -59,7 +59,10 @@ def inferer(model: nn.Module, images: Tensor) -> Callable[[], object]:
 
 def trainer(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
     """Forward, backward and an optimiser step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    try:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    except RuntimeError:  # torch 2.3 has no fused step for CPUs
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def train() -> None:
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The data: image sets for classifiers, and the transform from a raw image to a network's input."""
+"""The data: image sets for classifiers, sentence pairs, and what makes raw images and text a network's input."""
 
 from datamodules.augmentation import (
     Augmentation,
@@ -14,25 +14,58 @@ from datamodules.digits import DigitsDataModule
 from datamodules.image_dataset import ImageBatch, ImageDataset, ImageSource, TensorImages
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.image_transform import ImageTransform, RawImage, load_image, plain_image, read_image
+from datamodules.number_bases import NumberBasesDataModule
+from datamodules.parallel_text import ParallelTextDataModule
+from datamodules.text_batch import TextBatch, TextDataset
+from datamodules.text_data import PairFilter, TextDataModule
+from datamodules.text_pairs import AlignedFiles, DatasetPairs, TableFile, TextPair, TextPairs
+from datamodules.token_batches import ResumableLoader, TokenBatchSampler, TokenBudget
+from datamodules.tokenizer import SubwordTokenizer, Tokenizer
+from datamodules.tokenizer_trainers import BytePair, Character, SavedTokenizer, TokenizerTrainer, Unigram, Word
+from datamodules.torchtext_tokenizer import TorchtextTokenizer, TorchtextWords
 from datamodules.torchvision_sets import TorchvisionDataModule
 
 __all__ = [
+    "AlignedFiles",
     "Augmentation",
     "BatchAugmentation",
+    "BytePair",
+    "Character",
     "ClassificationDataModule",
+    "DatasetPairs",
     "DigitsDataModule",
     "ImageBatch",
     "ImageDataset",
     "ImageFolderDataModule",
     "ImageSource",
     "ImageTransform",
+    "NumberBasesDataModule",
+    "PairFilter",
+    "ParallelTextDataModule",
     "RandomErase",
     "RandomFlip",
     "RandomShift",
     "RandomWarp",
     "RawImage",
+    "ResumableLoader",
+    "SavedTokenizer",
+    "SubwordTokenizer",
+    "TableFile",
     "TensorImages",
+    "TextBatch",
+    "TextDataModule",
+    "TextDataset",
+    "TextPair",
+    "TextPairs",
+    "TokenBatchSampler",
+    "TokenBudget",
+    "Tokenizer",
+    "TokenizerTrainer",
+    "TorchtextTokenizer",
+    "TorchtextWords",
     "TorchvisionDataModule",
+    "Unigram",
+    "Word",
     "augment",
     "load_image",
     "plain_image",

@@ -1,25 +1,66 @@
 """Systems built from attention blocks: each a plain network and its LightningModule, with the command line."""
 
-from lightning_modules.callbacks import AttentionMapLogger, LossCurve
+from lightning_modules.beam_search import BeamSearch, LengthPenalty
+from lightning_modules.callbacks import AttentionMapLogger, LossCurve, TranslationLogger
 from lightning_modules.classification import Classification, Classifier
 from lightning_modules.conv_stem import ConvStem, ConvStemTransformer
+from lightning_modules.decoding_strategy import DecodingStrategy
+from lightning_modules.ensemble import Ensemble
+from lightning_modules.generation import Decoder, DecodingState, Hypothesis, StepOutput, generate
+from lightning_modules.rnn_seq2seq import RNNEncoder, RNNSeq2Seq, RNNTranslator
+from lightning_modules.rnn_text_decoder import BahdanauDecoder, FixedVectorDecoder, LuongDecoder, RNNSizes
 from lightning_modules.rollout import attention_rollout
-from lightning_modules.schedules import LengthAwareSchedule, WarmupCosine
+from lightning_modules.sampling import Sampling
+from lightning_modules.schedules import LengthAwareSchedule, Noam, WarmupCosine
+from lightning_modules.seq2seq import Seq2Seq, Seq2SeqNetwork
 from lightning_modules.system import System
+from lightning_modules.text_decoder import Encoded, TextDecoder
+from lightning_modules.text_generator import TextGenerator
+from lightning_modules.text_metrics import CorpusBLEU
+from lightning_modules.transformer_seq2seq import TransformerSeq2Seq, TransformerTranslator
+from lightning_modules.transformer_text_decoder import TransformerTextDecoder
 from lightning_modules.vit import AttentionMaps, VisionTransformer, ViTClassifier
 
 __all__ = [
     "AttentionMapLogger",
     "AttentionMaps",
+    "BahdanauDecoder",
+    "BeamSearch",
     "Classification",
     "Classifier",
     "ConvStem",
     "ConvStemTransformer",
+    "CorpusBLEU",
+    "Decoder",
+    "DecodingState",
+    "DecodingStrategy",
+    "Encoded",
+    "Ensemble",
+    "FixedVectorDecoder",
+    "Hypothesis",
     "LengthAwareSchedule",
+    "LengthPenalty",
     "LossCurve",
+    "LuongDecoder",
+    "Noam",
+    "RNNEncoder",
+    "RNNSeq2Seq",
+    "RNNSizes",
+    "RNNTranslator",
+    "Sampling",
+    "Seq2Seq",
+    "Seq2SeqNetwork",
+    "StepOutput",
     "System",
+    "TextDecoder",
+    "TextGenerator",
+    "TransformerSeq2Seq",
+    "TransformerTextDecoder",
+    "TransformerTranslator",
+    "TranslationLogger",
     "ViTClassifier",
     "VisionTransformer",
     "WarmupCosine",
     "attention_rollout",
+    "generate",
 ]

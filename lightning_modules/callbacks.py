@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules.image_transform import RawImage
-from lightning_modules.figures import log_figure
+from datamodules.text_batch import TextBatch
+from lightning_modules.figures import log_figure, log_text
+from lightning_modules.seq2seq import Seq2Seq
 
 
 def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor) -> Figure:
@@ -52,15 +54,53 @@ class AttentionMapLogger(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: STEP_OUTPUT,
-        batch: tuple[Tensor, ...],
+        batch: tuple[Tensor, ...] | TextBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws the first images of the first batch."""
+        """Draws the first images, or sentences, of the first batch."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         # By every process: under FSDP a forward pass needs them all.
         if batch_idx == 0 and due and not trainer.sanity_checking:
-            log_figure(trainer, "attention", draw_attention(pl_module, batch[0][: self.num_images]))
+            inputs = batch.source_texts if isinstance(batch, TextBatch) else batch[0]
+            log_figure(trainer, "attention", draw_attention(pl_module, inputs[: self.num_images]))
+
+
+class TranslationLogger(Callback):
+    """Logs what is written for a few validation sentences after each epoch, beside what should be.
+
+    TensorBoard shows it; beside any other logger it goes to ``translations.md``.
+
+    Args:
+        num_sentences: how many.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(self, num_sentences: int = 5) -> None:
+        if num_sentences < 1:
+            raise ValueError(f"num_sentences must be 1 or more, got {num_sentences}")
+        self.num_sentences = num_sentences
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: TextBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the first sentences of the first batch."""
+        if batch_idx or trainer.sanity_checking:
+            return
+        if not isinstance(pl_module, Seq2Seq):
+            raise ValueError(f"TranslationLogger needs a system that translates, got {type(pl_module).__name__}")
+        sources = batch.source_texts[: self.num_sentences]
+        lines = zip(sources, batch.target_texts, pl_module.translate(sources), strict=False)
+        text = "\n\n".join(f"- source: {s}\n- reference: {r}\n- translation: {t}" for s, r, t in lines)
+        log_text(trainer, "translations", text)
 
 
 class LossCurve(Callback):

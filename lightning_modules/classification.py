@@ -169,6 +169,11 @@ class Classifier(System):
             raise ValueError("images is empty; pass at least one")
         return torch.stack([self.transform(image) for image in images]).to(self.device)
 
+    def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
+        """See :meth:`System.export_inputs`."""
+        height, width = self.transform.image_size
+        return (torch.randn(2, self.transform.channels, height, width),), ({0: "batch"},)
+
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Logits as in evaluation, whatever mode the network is in."""

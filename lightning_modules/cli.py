@@ -19,7 +19,7 @@ from lightning_modules.recipe_files import expand_config
 from lightning_modules.system import System, read_checkpoint
 
 # What only the data knows, and no recipe says twice.
-LINKED = ("num_classes", "class_names", "transform")
+LINKED = ("num_classes", "class_names", "transform", "source_tokenizer", "target_tokenizer")
 
 EPILOG = "Further commands, each with its own --help: " + ", ".join(f"attention-blocks {name}" for name in COMMANDS)
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from lightning_modules.beam_search import BeamSearch
 from lightning_modules.callbacks import draw_attention
 from lightning_modules.classification import Classifier
 from lightning_modules.recipe_files import describe, find_recipe, recipe_names
+from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.system import System
 
 
@@ -43,12 +50,13 @@ def classify(options: argparse.Namespace) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """Writes one PNG an image: what the attention looked at."""
+    """Writes one PNG an image, or a sentence: what the attention looked at."""
     system = System.load_from_checkpoint(options.checkpoint, map_location="cpu")
     options.out.mkdir(parents=True, exist_ok=True)
     written: set[Path] = set()
     for number, image in enumerate(options.images, start=1):
-        target = options.out / f"{Path(image).stem}.png"
+        # What is no file is a sentence to be translated; one too long for a file's name makes Path.is_file() raise.
+        target = options.out / f"{Path(image).stem if os.path.isfile(image) else f'sentence-{number}'}.png"
         if target in written:  # images of one name from several folders
             target = target.with_stem(f"{target.stem}-{number}")
         written.add(target)
@@ -56,7 +64,42 @@ def plot(options: argparse.Namespace) -> None:
         print(f"wrote {target}")
 
 
-COMMANDS = {"recipes": recipes, "classify": classify, "plot": plot}
+def translate(options: argparse.Namespace) -> None:
+    """Translates a file, or what comes in, line by line."""
+    system = Seq2Seq.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    strategy = system.strategy
+    if options.beam is not None:
+        known = strategy if isinstance(strategy, BeamSearch) else BeamSearch()
+        strategy = dataclasses.replace(known, size=options.beam)
+    if options.input is not None and not options.input.is_file():
+        raise FileNotFoundError(f"--input: there is no file {str(options.input)!r}")
+    lines = options.input.open(encoding="utf-8") if options.input else sys.stdin
+    start, count, columns = time.perf_counter(), 0, (TextColumn("{task.description}"), MofNCompleteColumn())
+    with lines, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("sentences", total=None)
+        while chunk := [line.rstrip("\n") for line in itertools.islice(lines, LINES_AT_A_TIME)]:
+            print(*system.translate(chunk, strategy, batch_size=options.batch_size), sep="\n", flush=True)
+            count += len(chunk)
+            progress.update(task, completed=count)
+    seconds = time.perf_counter() - start
+    print(f"{count} sentences in {seconds:.1f} s, {count / seconds:.1f} a second", file=sys.stderr)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes a checkpoint in another format, and runs what was written to see that it says the same."""
+    from lightning_modules.export import FORMATS  # its packages are many, and the other commands need none of them
+
+    if options.format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {options.format!r}")
+    system = System.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"wrote {FORMATS[options.format](system, options.out)}, which says what the checkpoint says")
+
+
+COMMANDS = {"recipes": recipes, "classify": classify, "plot": plot, "translate": translate, "export": export}
+
+# Sorted by length inside, written in order: more at a time is faster, fewer show something sooner.
+LINES_AT_A_TIME = 1024
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,10 +112,22 @@ def _parser() -> argparse.ArgumentParser:
     adders["recipes"].set_defaults(name=None)
     copy = adders["recipes"].add_subparsers().add_parser("copy", help="copy a recipe into this folder, to be edited")
     copy.add_argument("name", metavar="NAME", help="the recipe's bare name")
-    for name in ("classify", "plot"):
+    for name in ("classify", "plot", "translate", "export"):
         adders[name].add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a file that training wrote")
-        adders[name].add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size")
+    for name in ("classify", "plot"):
+        adders[name].add_argument(
+            "images",
+            nargs="+",
+            metavar="IMAGE",
+            help="image files of any size; for plot, of a system that translates, sentences",
+        )
     adders["classify"].add_argument("--top", type=int, default=5, help="how many classes an image (5)")
+    adders["translate"].add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (standard input)")
+    adders["translate"].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
+    adders["translate"].add_argument("--batch-size", type=int, default=64, help="how many sentences at once (64)")
+    formats = "safetensors, torch-export, onnx or ctranslate2"
+    adders["export"].add_argument("--format", required=True, help=formats)
+    adders["export"].add_argument("--out", type=Path, default=Path("exported"), help="folder for it (exported)")
     adders["plot"].add_argument("--out", type=Path, default=Path("plots"), help="folder for the PNGs (plots)")
     return parser
 

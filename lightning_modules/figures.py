@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -36,6 +37,25 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
     return written
 
 
+def log_text(trainer: Trainer, name: str, text: str) -> None:
+    """Gives Markdown to every logger: TensorBoard shows it, beside any other it is added to a file.
+
+    Args:
+        trainer: whose loggers.
+        name: such as "translations"; the file is named after it.
+        text: what to log.
+    """
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text(name, text, trainer.global_step)
+            elif logger.log_dir is not None:
+                path = Path(logger.log_dir) / f"{name}.md"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(f"## step {trainer.global_step}\n\n{text}\n\n")
+
+
 def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Figure:
     """Draws each image beside the same image with a map over it.
 
@@ -66,4 +86,31 @@ def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Fi
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="bilinear",
         )
+    return figure
+
+
+def alignment(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Figure:
+    """Draws for each sentence where each written token looked in the source, one picture below the other.
+
+    Args:
+        weights: for each sentence its map, (T_q, T_k).
+        sources: for each sentence its T_k tokens.
+        targets: for each sentence its T_q tokens.
+
+    Example:
+        >>> import torch
+        >>> figure = alignment([torch.eye(2)], [["ein", "Haus"]], [["a", "house"]])
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['a', 'house']
+    """
+    sizes = [
+        (0.4 * len(source) + 1.2, 0.3 * len(target) + 1.0) for source, target in zip(sources, targets, strict=True)
+    ]
+    figure = Figure(figsize=(max(w for w, _ in sizes), sum(h for _, h in sizes)), layout="constrained")
+    rows = figure.subplots(len(weights), 1, squeeze=False, gridspec_kw={"height_ratios": [h for _, h in sizes]})[:, 0]
+    for axis, heat, source, target in zip(rows, weights, sources, targets, strict=True):
+        axis.imshow(heat.float().cpu().numpy(), cmap="Greys", vmin=0.0, vmax=1.0)
+        axis.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor")
+        axis.set_yticks(range(len(target)), target)
+        axis.xaxis.tick_top()
     return figure

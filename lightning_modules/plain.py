@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.tokenizer import Tokenizer
+
 
 def import_path(thing: object) -> str | None:
     """Where a class or function can be imported from, or ``None`` if it cannot be.
@@ -38,7 +40,8 @@ def import_path(thing: object) -> str | None:
 def to_plain(value: object, argument: str) -> object:
     """Describes a value in the words of a YAML recipe, from which jsonargparse builds it again.
 
-    A class, and a :class:`functools.partial` of one, become ``{"class_path": ..., "init_args": ...}``; a function
+    A class, and a :class:`functools.partial` of one, become ``{"class_path": ..., "init_args": ...}``, as does a
+    tokenizer, whose whole definition is one text; a function
     its import path; a dataclass the mapping of its fields; a member of an enum its name; numbers, text, lists and
     mappings stay what they are, though in Python's own types: a safe loader knows no ``numpy.float64``.
 
@@ -70,9 +73,13 @@ def to_plain(value: object, argument: str) -> object:
         return {to_plain(key, argument): to_plain(item, f"{argument}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item, f"{argument}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Tokenizer):
+        return {"class_path": import_path(type(value)), "init_args": {"definition": value.definition}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return {name: to_plain(getattr(value, name), f"{argument}.{name}") for name in fields}
+        plain = {name: to_plain(getattr(value, name), f"{argument}.{name}") for name in fields}
+        # Where one of several kinds may stand, the kind has to be said.
+        return plain if type(value).__base__ is object else {"class_path": import_path(type(value)), "init_args": plain}
     init_args: dict[str, object] = {}
     while isinstance(value, functools.partial) and not value.args:
         init_args = {**value.keywords, **init_args}

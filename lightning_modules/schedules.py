@@ -102,3 +102,47 @@ class WarmupCosine(LengthAwareSchedule):
             return max(progress / self.warmup, 1e-3)
         falling = (progress - self.warmup) / max(1.0 - self.warmup, 1e-9)
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * falling))
+
+
+class Noam(LRScheduler):
+    """The schedule of "Attention Is All You Need": rises for some steps, then falls with the root of the step.
+
+    ::
+
+        rate = base · D^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)
+
+    The optimiser's own rate is the factor ``base``; 1 is the paper's.
+
+    Args:
+        optimizer: whose rates are set.
+        dim: D of the model.
+        warmup_steps: steps until the highest rate, which is base / sqrt(D · warmup_steps).
+        last_epoch: the last step that was done, -1 before the first.
+
+    Raises:
+        ValueError: a number below 1.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need", section 5.3.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = Noam(optimizer, dim=4, warmup_steps=1)
+        >>> schedule.get_last_lr()
+        [0.5]
+    """
+
+    def __init__(self, optimizer: Optimizer, dim: int, warmup_steps: int = 4000, last_epoch: int = -1) -> None:
+        for name, number in (("dim", dim), ("warmup_steps", warmup_steps)):
+            if number < 1:
+                raise ValueError(f"{name} must be 1 or more, got {number}")
+        self.dim = dim
+        self.warmup_steps = warmup_steps
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:  # type: ignore[override] # tensors are rates too, not here
+        """The rates of the present step."""
+        step = self.last_epoch + 1
+        factor = self.dim**-0.5 * min(step**-0.5, step * self.warmup_steps**-1.5)
+        return [float(rate) * factor for rate in self.base_lrs]

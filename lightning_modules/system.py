@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
@@ -67,6 +67,8 @@ class System(LightningModule):
             data has no annotation.
     """
 
+    network: nn.Module
+
     def __init__(
         self,
         optimizer: OptimizerCallable = adamw,
@@ -84,6 +86,14 @@ class System(LightningModule):
     def layers(self) -> Sequence[nn.Module]:
         """The modules that layer-wise decay counts as layers, from the input up; what is in none is the head's."""
         return []
+
+    def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
+        """Inputs of the forward pass to trace it with, and for each the names of the axes whose size is free.
+
+        Raises:
+            ValueError: the system does not say.
+        """
+        raise ValueError(f"{type(self).__name__} does not define export_inputs(), so it cannot be traced")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over the groups of :func:`parameter_groups`, and the schedule, stepped once a batch."""

@@ -39,6 +39,8 @@ class SinusoidalPosition(nn.Module):
     Args:
         dim: D, an even feature size.
         base: sets the longest wavelength, 2π · base positions.
+        interleaved: sines at even features and cosines at odd ones, as the paper's formula; else all sines before all
+            cosines, as the paper's authors' code and Marian: features are the same but for their order.
 
     Raises:
         ValueError: ``dim`` is odd or not positive, ``base`` is not positive.
@@ -53,7 +55,7 @@ class SinusoidalPosition(nn.Module):
                  [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
 
-    def __init__(self, dim: int, base: float = 10000.0) -> None:
+    def __init__(self, dim: int, base: float = 10000.0, *, interleaved: bool = True) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"dim must be a positive even feature size, a sine and a cosine a wave, got {dim}")
@@ -61,6 +63,7 @@ class SinusoidalPosition(nn.Module):
             raise ValueError(f"base must be positive, got {base}")
         self.dim = dim
         self.base = base
+        self.interleaved = interleaved
 
     def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
         """Adds each place's encoding.
@@ -78,7 +81,9 @@ class SinusoidalPosition(nn.Module):
         if x.size(-1) != self.dim:
             raise ValueError(f"x must have shape (B, T, {self.dim}), as dim={self.dim} was given; got {tuple(x.shape)}")
         waves = angles(x.size(-2), self.dim // 2, base=self.base, like=x, offset=offset)
-        return x + torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(-2).to(x.dtype)
+        if self.interleaved:
+            return x + torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(-2).to(x.dtype)
+        return x + torch.cat([waves.sin(), waves.cos()], dim=-1).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Names the size in the printed module."""

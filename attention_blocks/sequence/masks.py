@@ -145,7 +145,10 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
         return None
     check_boolean(mask)
     wanted = (batch, query_length, key_length)
-    if mask.ndim > 3 or any(size not in (1, full) for size, full in zip(mask.shape[::-1], wanted[::-1], strict=False)):
+    fits = mask.ndim <= 3 and all(
+        size in (1, full) for size, full in zip(mask.shape, wanted[3 - mask.ndim :], strict=True)
+    )
+    if not fits:
         hint = ""
         if mask.ndim == 2 and tuple(mask.shape) == (batch, key_length):
             hint = "; a (B, T_k) mask lacks the axis of the queries: pass mask[:, None, :]"

@@ -9,6 +9,10 @@ from torch import Tensor
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
 
+# Whether the fused kernel can be relied on for CPUs in half precision and when traced. Torch 2.5 brought this switch
+# together with products of halves that are summed in float32.
+_SOUND_ON_CPU = hasattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp")
+
 
 def full_precision(x: Tensor) -> torch.autocast:
     """A context in which autocast leaves the operands as they are, so that scores are not rounded or overflown."""
@@ -73,7 +77,8 @@ def dot_product_attention(
     """softmax(scale · Q Kᵀ + bias) V for every head at once.
 
     Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
-    is computed explicitly, its scores in float32. Both give the same context and gradients.
+    is computed explicitly, its scores in float32. Both give the same context and gradients. (On CPUs under torch 2.3
+    and 2.4, compiled code and half precision take the explicit path too.)
 
     Args:
         query: (B, N, T_q, D_k).
@@ -91,16 +96,18 @@ def dot_product_attention(
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    if causal and (need_weights or score_bias is not None or mask is not None):
+    explicit = need_weights or _fused_errs(query)
+    if causal and (explicit or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
-    if need_weights:
+    if explicit:
         scale = query.size(-1) ** -0.5 if scale is None else scale
         with full_precision(query):
             wide = torch.promote_types(query.dtype, torch.float32)
             scores = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
             weights = masked_softmax(scores if score_bias is None else scores + score_bias, mask)
-        return AttentionOutput(F.dropout(weights, dropout).to(value.dtype) @ value, weights)
+        context = F.dropout(weights, dropout).to(value.dtype) @ value
+        return AttentionOutput(context, weights if need_weights else None)
     empty = None
     if mask is not None:
         mask, empty = open_empty_rows(mask)
@@ -109,6 +116,18 @@ def dot_product_attention(
         mask = score_bias if mask is None else score_bias.masked_fill(~mask, -torch.inf)
     context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal, scale=scale)
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)
+
+
+def _fused_errs(query: Tensor) -> bool:
+    if _SOUND_ON_CPU or query.device.type != "cpu":
+        return False
+    # Torch 2.3 compiles it, behind a convolution, with axes in an order that the kernel misreads, and cannot export it
+    # with a learned bias.
+    if torch.compiler.is_compiling():
+        return True
+    # Its products of halves are halves, which overflow; autocast makes halves of wider operands.
+    by_autocast = torch.is_autocast_cpu_enabled() and torch.get_autocast_cpu_dtype() == torch.float16
+    return by_autocast or query.dtype == torch.float16
 
 
 def single_head_attention(

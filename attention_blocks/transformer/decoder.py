@@ -281,7 +281,7 @@ class TransformerDecoder(nn.Module):
         dim: D.
         depth: how many layers.
         memory_dim: features of the encoder's sequence; ``dim`` when left out.
-        layer: makes each layer, as ``layer(dim, memory_dim, drop_path=rate)``; :class:`DecoderLayer`, or a
+        layer: makes each layer, as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``; :class:`DecoderLayer`, or a
             ``functools.partial`` of it.
         drop_path: the last layer's share of skipped branches; the first layer's is 0, between them it rises linearly.
         norm: makes the norm at the end; a stack of post-norm layers has none, ``norm=None``.
@@ -315,7 +315,7 @@ class TransformerDecoder(nn.Module):
     ) -> None:
         super().__init__()
         rates = drop_path_rates(depth, drop_path)
-        self.layers = nn.ModuleList(layer(dim, memory_dim, drop_path=rate) for rate in rates)
+        self.layers = nn.ModuleList(layer(dim, memory_dim=memory_dim, drop_path=rate) for rate in rates)
         self.norm = None if norm is None else norm(dim)
 
     def forward(

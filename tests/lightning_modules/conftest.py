@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import matplotlib as mpl
 import pytest
@@ -15,11 +15,37 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from attention_blocks import SelfAttention
-from datamodules import ImageTransform
-from lightning_modules import VisionTransformer, ViTClassifier
+import attention_blocks
+from attention_blocks import (
+    ALiBi,
+    Attention,
+    AttentionOutput,
+    DecoderLayer,
+    EncoderLayer,
+    LuongAttention,
+    MaskedSelfAttention,
+    Memory,
+    MultiHeadAttention,
+    RotaryPosition,
+    SelfAttention,
+    masked_softmax,
+)
+from datamodules import ImageTransform, TextBatch, TextDataset, Tokenizer, Word
+from lightning_modules import (
+    BahdanauDecoder,
+    BeamSearch,
+    FixedVectorDecoder,
+    LuongDecoder,
+    RNNSeq2Seq,
+    RNNTranslator,
+    Seq2Seq,
+    TransformerSeq2Seq,
+    TransformerTranslator,
+    VisionTransformer,
+    ViTClassifier,
+)
 from lightning_modules.cli import SystemCLI, main
 
 Loader = DataLoader[tuple[Tensor, ...]]
@@ -182,3 +208,146 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _quiet: None) -> Trained:
 def tiny_digits() -> list[str]:
     """The words that make the recipe of the digits tiny."""
     return list(TINY_DIGITS)
+
+
+# Text: tiny vocabularies, translators of both kinds, and every attention there is.
+
+SOURCE_WORDS = "der ein Hund Vogel Mann sieht isst singt schnell und nicht ."
+TARGET_WORDS = "the a dog bird man sees eats sings quickly and not now then ."
+HEADS = partial(SelfAttention, num_heads=2)
+SMALL_TRANSFORMER = partial(
+    TransformerTranslator,
+    dim=16,
+    depth=2,
+    encoder_layer=partial(EncoderLayer, attention=HEADS),
+    decoder_layer=partial(
+        DecoderLayer,
+        self_attention=partial(MaskedSelfAttention, num_heads=2),
+        cross_attention=partial(MultiHeadAttention, num_heads=2),
+    ),
+    dropout=0.0,
+)
+SMALL_RNN = partial(RNNTranslator, embedding_dim=8, hidden_dim=16)
+TRANSLATORS: dict[str, Callable[..., Seq2Seq]] = {
+    "transformer": partial(TransformerSeq2Seq, network=SMALL_TRANSFORMER),
+    "bahdanau": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=BahdanauDecoder)),
+    "luong": partial(RNNSeq2Seq, network=partial(SMALL_RNN, cell="lstm", decoder=LuongDecoder)),
+    "fixed": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=FixedVectorDecoder)),
+}
+
+
+class NearbyAttention(Attention):
+    """A user's own block: places are looked at by how near the query's own position they stand, and by a score."""
+
+    def __init__(self, query_dim: int, key_dim: int | None = None) -> None:
+        super().__init__(query_dim, key_dim)
+        self.map = nn.Linear(query_dim, self.key_dim)
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        return Memory(key, key if value is None else value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        queries = torch.arange(offset, offset + query.size(1), device=query.device)
+        places = torch.arange(memory.key.size(1), device=query.device)
+        scores = self.map(query) @ memory.key.transpose(1, 2) - 0.3 * (queries[:, None] - places).abs()
+        weights = masked_softmax(scores, mask)
+        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
+
+
+def _blocks() -> dict[str, Callable[[int, int], Attention]]:
+    public = (getattr(attention_blocks, name) for name in attention_blocks.__all__)
+    classes = [thing for thing in public if isinstance(thing, type) and issubclass(thing, Attention)]
+    return {
+        **{block.__name__: block for block in classes if block is not Attention},
+        "LuongAttention-dot": partial(LuongAttention, score="dot"),
+        "LuongAttention-concat": partial(LuongAttention, score="concat"),
+        "LuongAttention-local-m": partial(LuongAttention, window="local-m", radius=1),
+        "LuongAttention-local-p": partial(LuongAttention, window="local-p", radius=2),
+        "MultiHeadAttention-grouped": partial(MultiHeadAttention, num_heads=4, num_kv_heads=2),
+        "MultiHeadAttention-rotary": partial(MultiHeadAttention, num_heads=2, rotary=RotaryPosition),
+        "MultiHeadAttention-alibi": partial(MultiHeadAttention, num_heads=2, score_bias=ALiBi),
+        "NearbyAttention": NearbyAttention,
+    }
+
+
+@pytest.fixture(params=[pytest.param(make, id=name) for name, make in _blocks().items()])
+def attention(request: pytest.FixtureRequest) -> Callable[[int, int], Attention]:
+    """Every public block, some in several ways, and one that a user brings: made as ``attention(16, 16)``."""
+    make: Callable[[int, int], Attention] = request.param
+    return make
+
+
+class MakeTextBatch(Protocol):
+    def __call__(self, sources: Sequence[str] = ..., targets: Sequence[str] = ...) -> TextBatch: ...
+
+
+class MakeTranslator(Protocol):
+    def __call__(self, kind: str = ..., **arguments: object) -> Seq2Seq: ...
+
+
+class TextTokenizers(NamedTuple):
+    """The two vocabularies."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> TextTokenizers:
+    """A dozen words on each side, but not as many."""
+    return TextTokenizers(Word().train([SOURCE_WORDS]), Word().train([TARGET_WORDS]))
+
+
+@pytest.fixture(scope="session")
+def make_text_batch(tokenizers: TextTokenizers) -> MakeTextBatch:
+    """Makes a batch of sentence pairs, of unlike lengths unless told otherwise."""
+
+    def make(
+        sources: Sequence[str] = ("der Hund sieht ein Vogel .", "ein Mann singt", "der Vogel isst nicht ."),
+        targets: Sequence[str] = ("the dog sees a bird .", "a man sings", "the bird eats not ."),
+    ) -> TextBatch:
+        dataset = TextDataset(list(sources), list(targets), tokenizers.source, tokenizers.target)
+        return dataset[range(len(sources))]
+
+    return make
+
+
+@pytest.fixture
+def make_translator(tokenizers: TextTokenizers) -> MakeTranslator:
+    """Makes a tiny translator that knows nothing, in evaluation mode: "transformer", "bahdanau", "luong" or "fixed"."""
+
+    def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
+        settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
+        return TRANSLATORS[kind](tokenizers.source, tokenizers.target, **{**settings, **arguments}).eval()
+
+    return make
+
+
+TextLoader = DataLoader[TextBatch]
+
+
+class MakeTextLoader(Protocol):
+    def __call__(self, *batches: TextBatch) -> TextLoader: ...
+
+
+@pytest.fixture(scope="session")
+def make_text_loader(make_text_batch: MakeTextBatch) -> MakeTextLoader:
+    """Makes a loader of these very batches, of four small ones when left out."""
+
+    def make(*batches: TextBatch) -> TextLoader:
+        dataset = cast(Dataset[TextBatch], list(batches) or [make_text_batch()] * 4)
+        return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is)
+
+    return make
+
+
+def _as_it_is(batch: TextBatch) -> TextBatch:
+    return batch

@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -463,15 +464,15 @@ def test_lower_precision_trains_to_about_the_same(
 ) -> None:
     full, rough = (make_classifier(optimizer=partial(SGD, lr=0.5)) for _ in range(2))
     rough.load_state_dict(full.state_dict())
-    images = torch.randn(8, 1, 8, 8)
-    before = full.predict(images)
-    make_trainer(max_epochs=2).fit(full, make_loader(), make_loader())
-    trainer = make_trainer(max_epochs=2, precision=precision)
+    before = parameters_to_vector(full.parameters()).detach()
+    make_trainer().fit(full, make_loader(), make_loader())
+    trainer = make_trainer(precision=precision)
     trainer.fit(rough, make_loader(), make_loader())
     [scores] = trainer.test(rough, make_loader(), verbose=False)
     assert 0 <= scores["test/accuracy"] <= 1
-    learned = (full.predict(images) - before).abs().max()
-    assert (rough.float().predict(images) - full.predict(images)).abs().max() < 0.1 * learned
+    # All weights together, after two steps: more steps, or the logits of one image, may magnify the rounding at will.
+    wanted, found = (parameters_to_vector(model.float().parameters()).detach() for model in (full, rough))
+    assert (found - wanted).norm() < 0.2 * (wanted - before).norm()
 
 
 def test_any_loader_of_images_and_labels_feeds_it(make_classifier: MakeClassifier, make_trainer: MakeTrainer) -> None:

@@ -22,6 +22,13 @@ def test_adds_the_waves_of_the_paper(base: float) -> None:
     torch.testing.assert_close(SinusoidalPosition(16, base)(x), x + paper_encoding(50, 16, base))
 
 
+def test_sines_before_cosines_are_the_same_waves_in_another_order() -> None:
+    x = torch.zeros(1, 50, 16, dtype=torch.float64)
+    paper = paper_encoding(50, 16)
+    found = SinusoidalPosition(16, interleaved=False)(x)[0]
+    torch.testing.assert_close(found, torch.cat([paper[:, 0::2], paper[:, 1::2]], dim=1))
+
+
 def test_float32_is_accurate_at_distant_positions() -> None:
     encoded = SinusoidalPosition(16)(torch.zeros(1, 1000, 16))
     torch.testing.assert_close(encoded[0].double(), paper_encoding(1000, 16), atol=1e-4, rtol=0)

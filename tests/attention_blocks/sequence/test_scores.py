@@ -1,12 +1,16 @@
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attention_blocks import causal_mask, dot_product_attention, masked_softmax
+from attention_blocks import AttentionOutput, causal_mask, dot_product_attention, masked_softmax
+from attention_blocks.sequence import scores as module
 
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
 both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
@@ -148,6 +152,38 @@ def test_scores_are_safe_in_low_precision(need_weights: bool, dtype: torch.dtype
     ).context
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=16 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast_cpu.*deprecated")
+@pytest.mark.parametrize("use", ["halves", "autocast", "compiled"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_fused_kernel_is_kept_from_what_it_errs_at(use: str, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPUs under torch 2.3 and 2.4; newer ones are made to believe that they are as old."""
+    query, key, value = (torch.randn(2, 3, t, 8) for t in (4, 6, 6))
+    wanted, _ = attention(query, key, value, causal_mask(4, 6) if causal else None, None, 8**-0.5)
+    kernel: Callable[..., Tensor] = F.scaled_dot_product_attention
+    calls = []
+
+    def recorder(*arguments: Tensor | float | None, **options: object) -> Tensor:
+        calls.append(arguments)
+        return kernel(*arguments, **options)
+
+    monkeypatch.setattr(module, "_SOUND_ON_CPU", False)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorder)
+    torch.testing.assert_close(dot_product_attention(query, key, value, causal=causal).context, wanted.float())
+    assert len(calls) == 1
+    torch._dynamo.reset()
+    run: Callable[..., AttentionOutput] = partial(dot_product_attention, causal=causal)
+    if use == "compiled":
+        run = torch.compile(run, fullgraph=True, backend="eager")
+    if use == "halves":
+        query, key, value = query.half(), key.half(), value.half()
+    with torch.autocast("cpu", torch.float16, enabled=use == "autocast"):
+        found = run(query, key, value)
+    assert len(calls) == 1
+    assert found.weights is None
+    assert found.context.dtype == (torch.float32 if use == "compiled" else torch.float16)
+    torch.testing.assert_close(found.context.double(), wanted, rtol=0, atol=1e-5 if use == "compiled" else 1e-2)
 
 
 @both_paths

@@ -1,0 +1,218 @@
+"""The base of every system that writes text: its loss, its metrics from real decoding, its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.beam_search import BeamSearch
+from lightning_modules.decoding_strategy import DecodingStrategy
+from lightning_modules.generation import Hypothesis, generate
+from lightning_modules.system import System, adamw
+from lightning_modules.text_decoder import Encoded, TextDecoder
+from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF
+
+
+class TextScores(nn.Module):
+    """What is measured of written text in one loop over a set.
+
+    Attributes:
+        loss: cross-entropy a token, without smoothing, in nats.
+        accuracy: share of tokens foretold right where all before them are given.
+        exact: share of the texts that are written just like a reference.
+        bleu: sacreBLEU of what was really written.
+        bleu_lower: the same, whatever the case.
+        chrf: chrF2, as sacreBLEU computes it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.accuracy = MeanMetric()
+        self.exact = MeanMetric()
+        self.bleu = CorpusBLEU()
+        self.bleu_lower = CorpusBLEU(lowercase=True)
+        self.chrf = CorpusCHRF()
+
+    def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Adds written sentences and what they are compared with."""
+        same = [float(text in several) for text, several in zip(hypotheses, references, strict=True)]
+        self.exact.update(torch.tensor(same))
+        self.bleu.update(hypotheses, references)
+        self.bleu_lower.update(hypotheses, references)
+        self.chrf.update(hypotheses, references)
+
+    def compute(self) -> dict[str, Tensor]:
+        """All of them, perplexity too, and the start of a new loop."""
+        loss = self.loss.compute()
+        scores = {
+            "loss": loss,
+            "perplexity": torch.exp(loss),
+            "token_accuracy": self.accuracy.compute(),
+            "exact": self.exact.compute(),
+            "bleu": self.bleu.compute(),
+            "bleu_lower": self.bleu_lower.compute(),
+            "chrf": self.chrf.compute(),
+        }
+        for metric in (self.loss, self.accuracy, self.exact, self.bleu, self.bleu_lower, self.chrf):
+            metric.reset()
+        return scores
+
+
+class TextGenerator(System):
+    """Base of every system that writes text; a subclass says what is read, in :meth:`encode`.
+
+    Args:
+        target_tokenizer: of the text that is written.
+        network: has the :class:`TextDecoder` as its ``decoder``.
+        label_smoothing: share of each target that is spread over the vocabulary.
+        strategy: how text is written in tests and predictions, a beam of 5 when left out; validation, of which there
+            is much, writes greedily.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes the schedule.
+
+    Raises:
+        ValueError: ``label_smoothing`` outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        target_tokenizer: Tokenizer,
+        network: nn.Module,
+        label_smoothing: float = 0.0,
+        strategy: DecodingStrategy | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        self.target_tokenizer = target_tokenizer
+        self.network = network
+        self.strategy = BeamSearch() if strategy is None else strategy
+        self._label_smoothing = label_smoothing
+        self.val_scores = TextScores()
+        self.test_scores = TextScores()
+
+    @property
+    def decoder(self) -> TextDecoder:
+        """What writes."""
+        decoder = self.network.decoder
+        if not isinstance(decoder, TextDecoder):
+            raise TypeError(f"the decoder of network must be a TextDecoder, got {type(decoder).__name__}")
+        return decoder
+
+    def encode(self, batch: Any) -> Encoded:  # noqa: ANN401
+        """What of a batch the decoder reads."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode(batch)")
+
+    def target(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """The tokens that should be written, (B, T), from the first to the last special one, padded."""
+        raise NotImplementedError(f"{type(self).__name__} must define target(batch)")
+
+    def references(self, batch: Any) -> list[list[str]]:  # noqa: ANN401
+        """For each sentence of a batch the texts that what is written is compared with."""
+        raise NotImplementedError(f"{type(self).__name__} must define references(batch)")
+
+    def length_limit(self, batch: Any) -> int | Tensor:  # noqa: ANN401
+        """How many tokens may be written at most, (B,) or one number for all."""
+        raise NotImplementedError(f"{type(self).__name__} must define length_limit(batch)")
+
+    def decoder_arguments(self) -> Mapping[str, float]:
+        """Further arguments of the decoder in training; none unless a system has some."""
+        return {}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
+        """Cross-entropy of each token given those before it, a mean over the tokens."""
+        target = self.target(batch)
+        logits = self._logits(batch, target)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1),
+            target[:, 1:].flatten(),
+            ignore_index=self.target_tokenizer.pad_id,
+            label_smoothing=self._label_smoothing,
+        )
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(target))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Loss and token accuracy of the given text, and what is written greedily."""
+        self._evaluate(batch, self.val_scores, BeamSearch(size=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss, perplexity, token accuracy, BLEU and chrF."""
+        self._finish("val", self.val_scores)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """As validation, written by :attr:`strategy`."""
+        self._evaluate(batch, self.test_scores, self.strategy)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what validation logs, and says by which signatures BLEU and chrF can be compared."""
+        self._finish("test", self.test_scores)
+        scores = self.test_scores
+        rank_zero_info(f"test/bleu: {scores.bleu.signature()}\ntest/chrf: {scores.chrf.signature()}")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[str]:  # noqa: ANN401
+        """What is written for each sentence or image."""
+        return self.texts(self.write(batch))
+
+    def write(
+        self,
+        batch: Any,  # noqa: ANN401
+        strategy: DecodingStrategy | None = None,
+        *,
+        n_best: int = 1,
+        need_weights: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """The best hypotheses for each row of a batch, the best one first.
+
+        Args:
+            batch: as the data gives it.
+            strategy: the system's own when left out.
+            n_best: how many for each.
+            need_weights: also tell where each token was looked for.
+        """
+        tokenizer = self.target_tokenizer
+        return generate(
+            self.decoder,
+            self.encode(batch),
+            self.strategy if strategy is None else strategy,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            max_length=self.length_limit(batch),
+            n_best=n_best,
+            need_weights=need_weights,
+        )
+
+    def texts(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> list[str]:
+        """The text of each best hypothesis."""
+        return self.target_tokenizer.decode([best[0].tokens for best in hypotheses])
+
+    def _logits(self, batch: Any, target: Tensor) -> Tensor:  # noqa: ANN401
+        features = self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
+        return self.decoder.output(features)
+
+    def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
+        target = self.target(batch)
+        logits, labels = self._logits(batch, target), target[:, 1:]
+        real = labels != self.target_tokenizer.pad_id
+        losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none")
+        scores.loss.update(losses)
+        scores.accuracy.update((logits.argmax(dim=-1) == labels)[real].float())
+        scores.update(self.texts(self.write(batch, strategy)), self.references(batch))
+
+    def _finish(self, stage: str, scores: TextScores) -> None:
+        found = scores.compute()
+        shown = {f"{stage}/{name}": value for name, value in found.items() if math.isfinite(value)}
+        self.log_dict(shown, prog_bar=True)

@@ -1,0 +1,159 @@
+"""The Transformer of "Attention Is All You Need", and whatever becomes of it with other blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from attention_blocks import DecoderLayer, EncoderLayer, SinusoidalPosition, TransformerEncoder, padding_mask
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.decoding_strategy import DecodingStrategy
+from lightning_modules.seq2seq import Seq2Seq, Seq2SeqNetwork
+from lightning_modules.system import adamw
+from lightning_modules.text_decoder import Encoded, embedding
+from lightning_modules.transformer_text_decoder import TransformerTextDecoder, embed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Tied = Literal["none", "target", "all"]
+
+
+class TransformerTranslator(Seq2SeqNetwork):
+    """A Transformer encoder over one sentence, and a Transformer decoder that writes another.
+
+    ::
+
+        source ─ embed + positions ─ encoder ──┐ keys, values of every cross-attention
+        target ─ embed + positions ─ decoder ◀─┘ ─ output map ─▶ logits
+
+    Args:
+        source_vocab_size: V of the source.
+        target_vocab_size: V of the target.
+        dim: D.
+        depth: how many layers the encoder has, and the decoder too unless ``decoder_depth`` says otherwise.
+        decoder_depth: layers of the decoder.
+        encoder_layer: makes each layer of the encoder, as ``encoder_layer(dim, drop_path=rate)``.
+        decoder_layer: makes each layer of the decoder, as ``decoder_layer(dim, memory_dim=dim, drop_path=rate)``.
+        position: makes the positions of each side, as ``position(dim)``; ``torch.nn.Identity`` will not do where
+            the attentions have rotary ones: :class:`NoPosition` will.
+        dropout: share dropped of embeddings with positions; that of the layers is theirs.
+        tie_embeddings: "target": the output map has the weights of the target's embedding; "all": so has the source's
+            embedding, which needs one shared vocabulary; "none".
+
+    Raises:
+        ValueError: an unknown ``tie_embeddings``, or "all" with vocabularies of two sizes.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need".
+
+    Example:
+        >>> import torch
+        >>> network = TransformerTranslator(12, 10, dim=16, depth=2)
+        >>> source, lengths = torch.tensor([[4, 5, 3], [6, 3, 0]]), torch.tensor([3, 2])
+        >>> network(source, lengths, torch.tensor([[2, 4], [2, 7]])).shape
+        torch.Size([2, 2, 10])
+    """
+
+    def __init__(
+        self,
+        source_vocab_size: int,
+        target_vocab_size: int,
+        *,
+        dim: int = 512,
+        depth: int = 6,
+        decoder_depth: int | None = None,
+        encoder_layer: Callable[..., EncoderLayer] = EncoderLayer,
+        decoder_layer: Callable[..., DecoderLayer] = DecoderLayer,
+        position: Callable[[int], nn.Module] = SinusoidalPosition,
+        dropout: float = 0.1,
+        tie_embeddings: Tied = "target",
+    ) -> None:
+        super().__init__()
+        if tie_embeddings not in get_args(Tied):
+            raise ValueError(f"tie_embeddings must be one of {', '.join(get_args(Tied))}, got {tie_embeddings!r}")
+        if tie_embeddings == "all" and source_vocab_size != target_vocab_size:
+            raise ValueError(
+                f"tie_embeddings='all' needs one vocabulary for both sides, got {source_vocab_size} and "
+                f"{target_vocab_size} tokens; share the tokenizer, or tie 'target' only"
+            )
+        self.dropout = dropout
+        self.decoder: TransformerTextDecoder = TransformerTextDecoder(
+            target_vocab_size,
+            dim=dim,
+            depth=depth if decoder_depth is None else decoder_depth,
+            layer=decoder_layer,
+            position=position,
+            dropout=dropout,
+            tie_embeddings=tie_embeddings != "none",
+        )
+        self.embedding = self.decoder.embedding if tie_embeddings == "all" else embedding(source_vocab_size, dim)
+        self.position = position(dim)
+        self.encoder = TransformerEncoder(dim, depth, layer=encoder_layer, norm=None)
+        self.norm = nn.LayerNorm(dim) if cast(EncoderLayer, self.encoder.layers[0]).norm_first else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier's uniform for the maps of the feed-forward networks too, as the authors' code."""
+        for stack in (self.encoder, self.decoder.layers):
+            for module in stack.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
+        """See :meth:`Seq2SeqNetwork.encode`."""
+        x = embed(source, self.embedding, self.position, self.dropout if self.training else 0.0)
+        mask = padding_mask(lengths, source.size(1))
+        return Encoded(self.norm(self.encoder(x, mask).hidden), mask, None)
+
+
+class TransformerSeq2Seq(Seq2Seq):
+    """Translates with a Transformer; all arguments are those of :class:`Seq2Seq`.
+
+    :meth:`from_marian` starts from any of the more than a thousand language pairs of OPUS-MT.
+    """
+
+    network: TransformerTranslator
+
+    def __init__(
+        self,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        network: Callable[[int, int], TransformerTranslator] = TransformerTranslator,
+        label_smoothing: float = 0.1,
+        strategy: DecodingStrategy | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            source_tokenizer, target_tokenizer, network, label_smoothing, strategy, optimizer, lr_scheduler
+        )
+
+    @classmethod
+    def from_marian(
+        cls,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **arguments: Any,  # noqa: ANN401
+    ) -> Self:
+        """A Marian model of Hugging Face's ``transformers``, with its weights, tokenizers and beam.
+
+        Args:
+            model: a folder, the name of a model such as "Helsinki-NLP/opus-mt-de-en", or the loaded model.
+            tokenizer: the loaded tokenizer, of a loaded model.
+            **arguments: constructor arguments of this class, such as the optimiser to fine-tune with.
+
+        Raises:
+            ImportError: ``transformers`` or ``sentencepiece`` is not installed.
+            ValueError: the model is no Marian model, or has a part that differs from those of OPUS-MT.
+        """
+        from lightning_modules.marian import marian_system  # it imports this file, and transformers, which is slow
+
+        return marian_system(cls, model, tokenizer, **arguments)

@@ -1,0 +1,114 @@
+"""The text decoder of the Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_blocks import DecoderLayer, DecoderLayerState, Memory, SinusoidalPosition, TransformerDecoder
+from lightning_modules.generation import DecodingState, StepOutput
+from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map
+
+
+class TransformerMemory(NamedTuple):
+    """What a Transformer decoder keeps of its source, one row a sentence.
+
+    Attributes:
+        layers: the source as each layer's cross-attention projects it.
+        mask: True = may attend, (B, 1, T_k), or ``None``.
+    """
+
+    layers: tuple[Memory, ...]
+    mask: Tensor | None
+
+
+def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, dropout: float, *, offset: int = 0) -> Tensor:
+    """The paper's input: token vectors times the square root of D, positions added, dropout.
+
+    Args:
+        tokens: (B, T) int64.
+        table: the token vectors, (V, D).
+        position: adds the positions.
+        dropout: share dropped.
+        offset: position of the first token.
+    """
+    x = position(table(tokens) * table.embedding_dim**0.5, offset=offset)
+    return F.dropout(x, dropout) if dropout else x
+
+
+class TransformerTextDecoder(TextDecoder):
+    """Embedding, positions, decoder layers, output map.
+
+    Args:
+        vocab_size: V.
+        dim: D.
+        depth: how many layers.
+        memory_dim: D_k, features of each place of the source; ``dim`` when left out.
+        layer: makes each layer, as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``.
+        position: makes the positions, as ``position(dim)``.
+        dropout: share dropped of embeddings with positions.
+        tie_embeddings: the output map has the embedding's weights.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need"; Press and Wolf 2017, "Using the Output Embedding to Improve
+        Language Models" (tying).
+
+    Example:
+        >>> import torch
+        >>> decoder = TransformerTextDecoder(10, dim=16, depth=2)
+        >>> memory = Encoded(torch.randn(2, 5, 16), None, None)
+        >>> decoder.output(decoder(torch.tensor([[2, 4, 5], [2, 7, 1]]), memory)).shape
+        torch.Size([2, 3, 10])
+        >>> decoder.step(torch.tensor([[2], [2]]), decoder.start(memory)).logits.shape
+        torch.Size([2, 1, 10])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        dim: int = 512,
+        depth: int = 6,
+        memory_dim: int | None = None,
+        layer: Callable[..., DecoderLayer] = DecoderLayer,
+        position: Callable[[int], nn.Module] = SinusoidalPosition,
+        dropout: float = 0.1,
+        tie_embeddings: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.dropout = dropout
+        self.embedding = embedding(vocab_size, dim)
+        self.position = position(dim)
+        self.layers = TransformerDecoder(dim, depth, memory_dim, layer=layer, norm=None)
+        # Layers that norm at their entry leave what they hand on without a norm.
+        self.norm = nn.LayerNorm(dim) if cast(DecoderLayer, self.layers.layers[0]).norm_first else nn.Identity()
+        self.output = output_map(dim, self.embedding, tied=tie_embeddings)
+
+    def forward(self, tokens: Tensor, memory: Encoded) -> Tensor:
+        """See :meth:`TextDecoder.forward`."""
+        x = embed(tokens, self.embedding, self.position, self.dropout if self.training else 0.0)
+        return self.norm(self.layers(x, memory.sequence, memory_mask=memory.mask).hidden)
+
+    def start(self, memory: Encoded) -> DecodingState:
+        """See :meth:`TextDecoder.start`."""
+        states = self.layers.start(memory.sequence)
+        layers = tuple(state.memory for state in states)
+        return DecodingState(TransformerMemory(layers, memory.mask), tuple(state.past for state in states))
+
+    def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
+        """See :meth:`TextDecoder.step`; where it looked is the mean over the heads of the last layer."""
+        memory, pasts = cast(TransformerMemory, state.memory), cast(tuple[Memory, ...], state.hypotheses)
+        x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=pasts[0].key.size(-2))
+        states = tuple(DecoderLayerState(past, layer) for past, layer in zip(pasts, memory.layers, strict=True))
+        output, after = self.layers.step(x, states, memory_mask=memory.mask, need_weights=need_weights)
+        weights = None
+        if output.cross_weights is not None:
+            weights = output.cross_weights[-1]
+            weights = (weights.mean(dim=1) if weights.ndim == 4 else weights).view(*tokens.shape, -1)
+        logits = self.output(self.norm(output.hidden)).view(*tokens.shape, -1)
+        return StepOutput(logits, DecodingState(memory, tuple(one.past for one in after)), weights)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import torch
+
+from attention_blocks import NoPosition
+
+
+def test_nothing_is_added_wherever_the_sequence_begins() -> None:
+    x = torch.randn(2, 3, 7, requires_grad=True)
+    for offset in (0, 5):
+        assert torch.equal(NoPosition(7)(x, offset=offset), x)
+    NoPosition(7)(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_there_is_nothing_to_learn_or_to_save() -> None:
+    assert not NoPosition(7).state_dict()
