@@ -210,7 +210,8 @@ def _fill_norm(spec: Any, norm: nn.Module) -> None:  # noqa: ANN401
 
 def _fill_linear(spec: Any, *maps: nn.Module) -> None:  # noqa: ANN401
     spec.weight = torch.cat([one.get_parameter("weight") for one in maps]).detach().numpy()
-    spec.bias = torch.cat([one.get_parameter("bias") for one in maps]).detach().numpy()
+    if getattr(maps[0], "bias", None) is not None:
+        spec.bias = torch.cat([one.get_parameter("bias") for one in maps]).detach().numpy()
 
 
 def _fill_attention(spec: Any, layer: nn.Module, name: str, *, fused: int) -> None:  # noqa: ANN401

@@ -132,6 +132,7 @@ def network_like(model: Any) -> partial[TransformerTranslator]:  # noqa: ANN401
         position=partial(SinusoidalPosition, interleaved=False),
         dropout=config.dropout,
         tie_embeddings="all" if config.share_encoder_decoder_embeddings else "target",
+        output_bias=bool(model.final_logits_bias.any()),
     )
 
 
@@ -142,8 +143,9 @@ def renamed_state(model: Any, ours: TransformerTranslator) -> dict[str, Tensor]:
         "embedding.weight": model.get_encoder().embed_tokens.weight,
         "decoder.embedding.weight": model.get_decoder().embed_tokens.weight,
         "decoder.output.weight": model.lm_head.weight,
-        "decoder.output.bias": theirs["final_logits_bias"][0],
     }
+    if ours.decoder.output.bias is not None:
+        state["decoder.output.bias"] = theirs["final_logits_bias"][0]
     for side, stack in (("encoder", ours.encoder), ("decoder", ours.decoder.layers)):
         prefix = "encoder.layers" if side == "encoder" else "decoder.layers.layers"
         for index, layer in enumerate(stack.layers):

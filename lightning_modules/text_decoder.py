@@ -79,19 +79,21 @@ def embedding(vocab_size: int, dim: int) -> nn.Embedding:
     return table
 
 
-def output_map(features: int, table: nn.Embedding, *, tied: bool) -> nn.Linear:
+def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = True) -> nn.Linear:
     """From features to logits: a map of its own, or the embedding's very weights.
 
     Args:
         features: R.
         table: the embedding of the tokens that are written, (V, D).
         tied: share its weights.
+        bias: whether each token has one.
 
     Raises:
         ValueError: tied, and R is not D.
     """
-    linear = nn.Linear(features, table.num_embeddings)
-    nn.init.zeros_(linear.bias)
+    linear = nn.Linear(features, table.num_embeddings, bias=bias)
+    if bias:
+        nn.init.zeros_(linear.bias)
     if tied:
         if features != table.embedding_dim:
             raise ValueError(

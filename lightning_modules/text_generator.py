@@ -17,6 +17,7 @@ from datamodules.tokenizer import Tokenizer
 from lightning_modules.beam_search import BeamSearch
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.generation import Hypothesis, generate
+from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.system import System, adamw
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF
@@ -134,12 +135,11 @@ class TextGenerator(System):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
         """Cross-entropy of each token given those before it, a mean over the tokens."""
         target = self.target(batch)
-        logits = self._logits(batch, target)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1),
-            target[:, 1:].flatten(),
-            ignore_index=self.target_tokenizer.pad_id,
-            label_smoothing=self._label_smoothing,
+        features, labels = self._features(batch, target), target[:, 1:]
+        real = labels != self.target_tokenizer.pad_id
+        output = self.decoder.output
+        loss = linear_cross_entropy(
+            features[real], output.weight, output.bias, labels[real], label_smoothing=self._label_smoothing
         )
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(target))
         return loss
@@ -199,13 +199,12 @@ class TextGenerator(System):
         """The text of each best hypothesis."""
         return self.target_tokenizer.decode([best[0].tokens for best in hypotheses])
 
-    def _logits(self, batch: Any, target: Tensor) -> Tensor:  # noqa: ANN401
-        features = self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
-        return self.decoder.output(features)
+    def _features(self, batch: Any, target: Tensor) -> Tensor:  # noqa: ANN401
+        return self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
 
     def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
         target = self.target(batch)
-        logits, labels = self._logits(batch, target), target[:, 1:]
+        logits, labels = self.decoder.output(self._features(batch, target)), target[:, 1:]
         real = labels != self.target_tokenizer.pad_id
         losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none")
         scores.loss.update(losses)

@@ -45,6 +45,7 @@ class TransformerTranslator(Seq2SeqNetwork):
         dropout: share dropped of embeddings with positions; that of the layers is theirs.
         tie_embeddings: "target": the output map has the weights of the target's embedding; "all": so has the source's
             embedding, which needs one shared vocabulary; "none".
+        output_bias: whether the output map has a bias, which the paper's has not.
 
     Raises:
         ValueError: an unknown ``tie_embeddings``, or "all" with vocabularies of two sizes.
@@ -73,6 +74,7 @@ class TransformerTranslator(Seq2SeqNetwork):
         position: Callable[[int], nn.Module] = SinusoidalPosition,
         dropout: float = 0.1,
         tie_embeddings: Tied = "target",
+        output_bias: bool = False,
     ) -> None:
         super().__init__()
         if tie_embeddings not in get_args(Tied):
@@ -91,6 +93,7 @@ class TransformerTranslator(Seq2SeqNetwork):
             position=position,
             dropout=dropout,
             tie_embeddings=tie_embeddings != "none",
+            output_bias=output_bias,
         )
         self.embedding = self.decoder.embedding if tie_embeddings == "all" else embedding(source_vocab_size, dim)
         self.position = position(dim)

@@ -5,24 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_blocks import DecoderLayer, DecoderLayerState, Memory, SinusoidalPosition, TransformerDecoder
+from attention_blocks import (
+    Cache,
+    DecoderLayer,
+    DecoderLayerState,
+    DecoderOutput,
+    Memory,
+    SinusoidalPosition,
+    TransformerDecoder,
+)
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map
 
 
 class TransformerMemory(NamedTuple):
-    """What a Transformer decoder keeps of its source, one row a sentence.
+    """What a Transformer decoder keeps of each sentence, one row each.
 
     Attributes:
         layers: the source as each layer's cross-attention projects it.
         mask: True = may attend, (B, 1, T_k), or ``None``.
+        caches: the pasts of all hypotheses side by side, for each layer; ``None`` at the start.
+        position: how many tokens were read.
     """
 
     layers: tuple[Memory, ...]
     mask: Tensor | None
+    caches: tuple[Cache, ...] | None
+    position: int
 
 
 def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, dropout: float, *, offset: int = 0) -> Tensor:
@@ -51,6 +64,7 @@ class TransformerTextDecoder(TextDecoder):
         position: makes the positions, as ``position(dim)``.
         dropout: share dropped of embeddings with positions.
         tie_embeddings: the output map has the embedding's weights.
+        output_bias: whether the output map has a bias, which the paper's has not.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need"; Press and Wolf 2017, "Using the Output Embedding to Improve
@@ -77,6 +91,7 @@ class TransformerTextDecoder(TextDecoder):
         position: Callable[[int], nn.Module] = SinusoidalPosition,
         dropout: float = 0.1,
         tie_embeddings: bool = True,
+        output_bias: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 <= dropout < 1.0:
@@ -87,7 +102,7 @@ class TransformerTextDecoder(TextDecoder):
         self.layers = TransformerDecoder(dim, depth, memory_dim, layer=layer, norm=None)
         # Layers that norm at their entry leave what they hand on without a norm.
         self.norm = nn.LayerNorm(dim) if cast(DecoderLayer, self.layers.layers[0]).norm_first else nn.Identity()
-        self.output = output_map(dim, self.embedding, tied=tie_embeddings)
+        self.output = output_map(dim, self.embedding, tied=tie_embeddings, bias=output_bias)
 
     def forward(self, tokens: Tensor, memory: Encoded) -> Tensor:
         """See :meth:`TextDecoder.forward`."""
@@ -97,18 +112,49 @@ class TransformerTextDecoder(TextDecoder):
     def start(self, memory: Encoded) -> DecodingState:
         """See :meth:`TextDecoder.start`."""
         states = self.layers.start(memory.sequence)
-        layers = tuple(state.memory for state in states)
-        return DecodingState(TransformerMemory(layers, memory.mask), tuple(state.past for state in states))
+        # A mask that lets everything through would be looked through at every step and layer.
+        mask = None if memory.mask is None or bool(memory.mask.all()) else memory.mask
+        read = TransformerMemory(tuple(state.memory for state in states), mask, None, 0)
+        if self.layers.shares_past:
+            # Whose past each place of the caches is: (B K, places).
+            return DecodingState(read, memory.sequence.new_zeros(len(memory.sequence), 0, dtype=torch.bool))
+        return DecodingState(read, tuple(state.past for state in states))
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
         """See :meth:`TextDecoder.step`; where it looked is the mean over the heads of the last layer."""
-        memory, pasts = cast(TransformerMemory, state.memory), cast(tuple[Memory, ...], state.hypotheses)
-        x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=pasts[0].key.size(-2))
-        states = tuple(DecoderLayerState(past, layer) for past, layer in zip(pasts, memory.layers, strict=True))
-        output, after = self.layers.step(x, states, memory_mask=memory.mask, need_weights=need_weights)
+        memory = cast(TransformerMemory, state.memory)
+        x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=memory.position)
+        advance = self._advance_together if self.layers.shares_past else self._advance_apart
+        output, after, hypotheses = advance(x, tokens.shape, memory, state.hypotheses, need_weights=need_weights)
         weights = None
         if output.cross_weights is not None:
             weights = output.cross_weights[-1]
-            weights = (weights.mean(dim=1) if weights.ndim == 4 else weights).view(*tokens.shape, -1)
+            weights = (weights.mean(dim=1) if weights.ndim > 3 else weights).reshape(*tokens.shape, -1)
         logits = self.output(self.norm(output.hidden)).view(*tokens.shape, -1)
-        return StepOutput(logits, DecodingState(memory, tuple(one.past for one in after)), weights)
+        return StepOutput(logits, DecodingState(after._replace(position=memory.position + 1), hypotheses), weights)
+
+    def _advance_together(
+        self, x: Tensor, shape: torch.Size, memory: TransformerMemory, ancestry: Tensor, *, need_weights: bool
+    ) -> tuple[DecoderOutput, TransformerMemory, Tensor]:
+        """Hypotheses stay where they are in the caches; what follows the beam is whose past is where."""
+        batch, beams = shape
+        new = torch.eye(beams, dtype=torch.bool, device=x.device).expand(batch, -1, -1).flatten(0, 1)
+        ancestry = torch.cat([ancestry, new], dim=1)
+        output, caches = self.layers.step_beams(
+            x.view(batch, beams, -1),
+            memory.caches,
+            memory.layers,
+            ancestry.view(batch, beams, -1),
+            memory.mask,
+            offset=memory.position,
+            need_weights=need_weights,
+        )
+        return output, memory._replace(caches=caches), ancestry
+
+    def _advance_apart(
+        self, x: Tensor, shape: torch.Size, memory: TransformerMemory, pasts: tuple[Memory, ...], *, need_weights: bool
+    ) -> tuple[DecoderOutput, TransformerMemory, tuple[Memory, ...]]:
+        """Each hypothesis carries its own past, which the beam copies: any self-attention will do."""
+        states = tuple(DecoderLayerState(past, layer) for past, layer in zip(pasts, memory.layers, strict=True))
+        output, after = self.layers.step(x, states, memory_mask=memory.mask, need_weights=need_weights)
+        return output, memory, tuple(one.past for one in after)

@@ -2,6 +2,7 @@
 
 from attention_blocks.sequence.additive import AdditiveAttention
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.dot_product import DotProductAttention
 from attention_blocks.sequence.luong import LuongAttention
@@ -15,6 +16,7 @@ __all__ = [
     "AdditiveAttention",
     "Attention",
     "AttentionOutput",
+    "Cache",
     "CrossAttention",
     "DotProductAttention",
     "LuongAttention",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from attention_blocks.sequence.attention import AttentionOutput, Memory
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.masks import check_mask, window_mask
 from attention_blocks.sequence.self_attention import SelfAttention
 
@@ -133,3 +134,43 @@ class MaskedSelfAttention(SelfAttention):
         if cache is not None:
             memory = cache.append(memory)
         return self.attend(query, memory, mask, need_weights=need_weights, offset=offset), memory
+
+    @property
+    def shares_past(self) -> bool:
+        """Whether :meth:`step_beams` can be asked: not with a window or a bias, which count places of one sequence."""
+        return self.window is None and self.score_bias is None
+
+    def step_beams(
+        self, query: Tensor, cache: Cache | None, ancestry: Tensor, *, offset: int, need_weights: bool = False
+    ) -> tuple[AttentionOutput, Cache]:
+        """Decodes the next token of K hypotheses of each sequence, whose pasts lie side by side in one cache.
+
+        A beam drops hypotheses and goes on from others at every step. Their keys and values stay where they are;
+        what moves is ``ancestry``, which says to whose past each place belongs.
+
+        Args:
+            query: (B, K, D), one place of each hypothesis, all at one position.
+            cache: what the last step returned; ``None`` at the start.
+            ancestry: boolean, (B, K, S + K): which of the S places in the cache, and of the K new ones behind them,
+                are the hypothesis's own past and present.
+            offset: the position of the new places in their sequences.
+            need_weights: also return the maps, (B, N, K, S + K).
+
+        Returns:
+            The output for (B, K), and the cache for the next step, K places longer.
+
+        Raises:
+            ValueError: a window or a bias of the scores, or shapes that do not fit.
+        """
+        if not self.shares_past:
+            raise ValueError("a window or score_bias counts places of one sequence; decode its hypotheses with step()")
+        batch, beams, features = query.shape
+        # Each new place is a sequence of its own, so that all get the same position; then they are laid side by side.
+        own = self.project(query.reshape(-1, 1, features), offset=offset)
+        key, value = (part.view(batch, beams, *part.shape[1:]).transpose(1, -2).squeeze(1) for part in own)
+        cache = Cache.start(Memory(key, value)) if cache is None else cache.append(Memory(key, value))
+        mask = check_mask(ancestry, batch, beams, cache.length)
+        output = self._attend(
+            query, cache.memory, mask, causal=False, need_weights=need_weights, offset=offset, together=True
+        )
+        return output, cache

@@ -132,11 +132,21 @@ class MultiHeadAttention(Attention):
         return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
 
     def _attend(
-        self, query: Tensor, memory: Memory, mask: Tensor | None, *, causal: bool, need_weights: bool, offset: int
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None,
+        *,
+        causal: bool,
+        need_weights: bool,
+        offset: int,
+        together: bool = False,
     ) -> AttentionOutput:
         heads = self._split(self.query_proj(query), self.query_norm)
         if self.rotary is not None:
-            heads = self.rotary(heads, offset=offset)
+            # Queries that stand together at one position are so many sequences of one place.
+            turned = self.rotary(heads.unsqueeze(-2) if together else heads, offset=offset)
+            heads = turned.squeeze(-2) if together else turned
         key, value = memory
         score_bias = None
         if self.score_bias is not None:

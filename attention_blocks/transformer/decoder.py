@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
 from attention_blocks.sequence.masks import causal_mask, check_mask, check_polarity
@@ -207,6 +208,57 @@ class DecoderLayer(nn.Module):
         output, past = self._decode(x, state.past, state.memory, mask, memory_mask, need_weights=need_weights)
         return output, DecoderLayerState(past, state.memory)
 
+    def step_beams(
+        self,
+        x: Tensor,
+        cache: Cache | None,
+        memory: Memory,
+        ancestry: Tensor,
+        memory_mask: Tensor | None = None,
+        *,
+        offset: int,
+        need_weights: bool = False,
+    ) -> tuple[DecoderLayerOutput, Cache]:
+        """Decodes the next place of K hypotheses of each sentence, which share the memory and one cache of pasts.
+
+        Args:
+            x: (B, K, D), one place of each hypothesis.
+            cache: what the last step returned; ``None`` at the start.
+            memory: the encoder's sequence, as :meth:`start` projects it.
+            ancestry: which places of the cache are whose; see :meth:`MaskedSelfAttention.step_beams`.
+            memory_mask: boolean, True = may attend, broadcastable to (B, K, T_k).
+            offset: the position of the new places in their sentences.
+            need_weights: also return both attention maps.
+
+        Returns:
+            The output, with K for T, and the cache for the next step.
+
+        Raises:
+            ValueError: :attr:`shares_past` is false, or a shape does not fit.
+        """
+        check_features("x", x, self.dim)
+        attention = self.self_attention
+        if not (isinstance(attention, MaskedSelfAttention) and attention.shares_past):
+            raise ValueError("only a MaskedSelfAttention without window and score_bias shares its past; use step()")
+        after: list[Cache] = []
+
+        def look_back(query: Tensor) -> AttentionOutput:
+            output, grown = attention.step_beams(query, cache, ancestry, offset=offset, need_weights=need_weights)
+            after.append(grown)
+            return output
+
+        def look_up(query: Tensor) -> AttentionOutput:
+            return self.cross_attention.attend_beams(
+                query, memory, memory_mask, need_weights=need_weights, offset=offset
+            )
+
+        return self._through(x, look_back, look_up), after[0]
+
+    @property
+    def shares_past(self) -> bool:
+        """Whether :meth:`step_beams` can be asked."""
+        return isinstance(self.self_attention, MaskedSelfAttention) and self.self_attention.shares_past
+
     def _decode(
         self,
         x: Tensor,
@@ -218,30 +270,40 @@ class DecoderLayer(nn.Module):
         need_weights: bool,
     ) -> tuple[DecoderLayerOutput, Memory]:
         check_features("x", x, self.dim)
-        pre, post = self.norm_first, not self.norm_first
         offset = 0 if past is None else past.key.size(-2)
-        query = self.self_attention_norm(x) if pre else x
-        own = self.self_attention.project(query, offset=offset)
-        own = own if past is None else past.append(own)
         mask = self._causal(mask, x, offset)
-        context, self_weights = self.self_attention.attend(query, own, mask, need_weights=need_weights, offset=offset)
+        after: list[Memory] = []
+
+        def look_back(query: Tensor) -> AttentionOutput:
+            own = self.self_attention.project(query, offset=offset)
+            after.append(own if past is None else past.append(own))
+            return self.self_attention.attend(query, after[0], mask, need_weights=need_weights, offset=offset)
+
+        def look_up(query: Tensor) -> AttentionOutput:
+            if query.size(0) != memory.key.size(0):
+                return self._cross_attend_beams(query, memory, memory_mask, need_weights, offset)
+            return self.cross_attention.attend(query, memory, memory_mask, need_weights=need_weights, offset=offset)
+
+        return self._through(x, look_back, look_up), after[0]
+
+    def _through(
+        self,
+        x: Tensor,
+        look_back: Callable[[Tensor], AttentionOutput],
+        look_up: Callable[[Tensor], AttentionOutput],
+    ) -> DecoderLayerOutput:
+        """The layer's three branches, whatever the two attentions look at."""
+        pre, post = self.norm_first, not self.norm_first
+        context, self_weights = look_back(self.self_attention_norm(x) if pre else x)
         x = self.self_attention_residual(x, context)
         x = self.self_attention_norm(x) if post else x
-
-        query = self.cross_attention_norm(x) if pre else x
-        if query.size(0) == memory.key.size(0):
-            context, cross_weights = self.cross_attention.attend(
-                query, memory, memory_mask, need_weights=need_weights, offset=offset
-            )
-        else:
-            context, cross_weights = self._cross_attend_beams(query, memory, memory_mask, need_weights, offset)
+        context, cross_weights = look_up(self.cross_attention_norm(x) if pre else x)
         x = self.cross_attention_residual(x, context)
         x = self.cross_attention_norm(x) if post else x
-
         hidden = self.feed_forward(self.feed_forward_norm(x) if pre else x)
         x = self.feed_forward_residual(x, hidden)
         x = self.feed_forward_norm(x) if post else x
-        return DecoderLayerOutput(x, self_weights, cross_weights), own
+        return DecoderLayerOutput(x, self_weights, cross_weights)
 
     def _cross_attend_beams(
         self, query: Tensor, memory: Memory, mask: Tensor | None, need_weights: bool, offset: int
@@ -355,6 +417,39 @@ class TransformerDecoder(nn.Module):
             outputs.append(output)
             states.append(after)
         return self._finish(outputs, need_weights=need_weights), tuple(states)
+
+    @property
+    def shares_past(self) -> bool:
+        """Whether :meth:`step_beams` can be asked."""
+        return all(cast(DecoderLayer, layer).shares_past for layer in self.layers)
+
+    def step_beams(
+        self,
+        x: Tensor,
+        caches: tuple[Cache, ...] | None,
+        memories: tuple[Memory, ...],
+        ancestry: Tensor,
+        memory_mask: Tensor | None = None,
+        *,
+        offset: int,
+        need_weights: bool = False,
+    ) -> tuple[DecoderOutput, tuple[Cache, ...]]:
+        """Decodes the next place of K hypotheses through every layer; as :meth:`DecoderLayer.step_beams`."""
+        outputs, after = [], []
+        for index, layer in enumerate(self.layers):
+            output, cache = cast(DecoderLayer, layer).step_beams(
+                x,
+                None if caches is None else caches[index],
+                memories[index],
+                ancestry,
+                memory_mask,
+                offset=offset,
+                need_weights=need_weights,
+            )
+            x = output.hidden
+            outputs.append(output)
+            after.append(cache)
+        return self._finish(outputs, need_weights=need_weights), tuple(after)
 
     def _finish(self, outputs: list[DecoderLayerOutput], *, need_weights: bool) -> DecoderOutput:
         hidden, self_weights, cross_weights = zip(*outputs, strict=True)

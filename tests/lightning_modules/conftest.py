@@ -322,11 +322,11 @@ def make_text_batch(tokenizers: TextTokenizers) -> MakeTextBatch:
 
 @pytest.fixture
 def make_translator(tokenizers: TextTokenizers) -> MakeTranslator:
-    """Makes a tiny translator that knows nothing, in evaluation mode: "transformer", "bahdanau", "luong" or "fixed"."""
+    """Makes a tiny translator that knows nothing, without dropout: "transformer", "bahdanau", "luong" or "fixed"."""
 
     def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
         settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
-        return TRANSLATORS[kind](tokenizers.source, tokenizers.target, **{**settings, **arguments}).eval()
+        return TRANSLATORS[kind](tokenizers.source, tokenizers.target, **{**settings, **arguments})
 
     return make
 
@@ -351,3 +351,32 @@ def make_text_loader(make_text_batch: MakeTextBatch) -> MakeTextLoader:
 
 def _as_it_is(batch: TextBatch) -> TextBatch:
     return batch
+
+
+@pytest.fixture
+def make_writer(make_translator: MakeTranslator) -> MakeTranslator:
+    """Makes a translator in evaluation mode whose weights are so large that each sentence gets words of its own."""
+
+    def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
+        system = make_translator(kind, **arguments).eval()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in system.parameters():
+                parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator))
+            system.decoder.output.bias[system.target_tokenizer.eos_id] += 1.0
+        return system
+
+    return make
+
+
+@pytest.fixture
+def sentences() -> list[str]:
+    """Sources of unlike lengths, the longest neither first nor last."""
+    return [
+        "der Hund sieht ein Vogel .",
+        "ein Mann singt",
+        "der Vogel isst nicht und der Hund isst schnell .",
+        "ein Vogel",
+        "nicht schnell und nicht und nicht",
+        "der Mann sieht der Mann .",
+    ]

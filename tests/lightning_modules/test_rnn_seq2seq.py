@@ -1,8 +1,8 @@
-"""RNN encoder-decoders: the encoder against torch's networks on each sentence alone, and training with any attention."""
+"""RNN encoder-decoders: the encoder against torch's networks on each sentence alone; training with any attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from attention_blocks import Attention
@@ -215,8 +216,9 @@ def test_scheduled_sampling_changes_what_is_trained(
             self.into = into
 
         def on_train_batch_end(
-            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TextBatch, batch_idx: int
+            self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: TextBatch, batch_idx: int
         ) -> None:
+            assert isinstance(outputs, Mapping)
             self.into.append(float(outputs["loss"]))
 
     for system, into in zip((plain, sampling), seen, strict=True):

@@ -1,11 +1,20 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from attention_blocks import ALiBi, MaskedSelfAttention, Memory, RelativePositionBias, RotaryPosition, padding_mask
+from attention_blocks import (
+    ALiBi,
+    Cache,
+    MaskedSelfAttention,
+    Memory,
+    RelativePositionBias,
+    RotaryPosition,
+    padding_mask,
+)
 
 CONFIGURATIONS = {
     "plain": partial(MaskedSelfAttention, num_heads=4),
@@ -159,3 +168,42 @@ def test_a_mask_for_a_step_covers_the_cache() -> None:
     _, cache = block.step(torch.randn(2, 3, 16, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"does not broadcast to \(B, T_q, T_k\) = \(2, 1, 4\)"):
         block.step(torch.randn(2, 1, 16, dtype=torch.float64), cache, torch.ones(2, 1, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"rotary": RotaryPosition}, {"num_kv_heads": 2}, {"rotary": RotaryPosition, "num_kv_heads": 1}],
+    ids=str,
+)
+def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(arguments: dict[str, Any]) -> None:
+    """Over several steps in which hypotheses are dropped and doubled, as a beam does."""
+    block = MaskedSelfAttention(16, num_heads=4, **arguments).double().eval()
+    batch, beams = 2, 3
+    x = torch.randn(6, batch, beams, 16, dtype=torch.float64)
+    origins = torch.randint(beams, (6, batch, beams))
+    past: Memory | None = None
+    cache: Cache | None = None
+    ancestry = torch.zeros(batch, beams, 0, dtype=torch.bool)
+    for position, (places, origin) in enumerate(zip(x, origins, strict=True)):
+        alone, past = block.step(places.reshape(-1, 1, 16), past, need_weights=True)
+        ancestry = torch.cat([ancestry, torch.eye(beams, dtype=torch.bool).expand(batch, -1, -1)], dim=2)
+        together, cache = block.step_beams(places, cache, ancestry, offset=position)
+        torch.testing.assert_close(together.context, alone.context.view(batch, beams, 16))
+        explicit = block._attend(
+            places, cache.memory, ancestry, causal=False, need_weights=True, offset=position, together=True
+        )
+        assert explicit.weights is not None
+        assert alone.weights is not None
+        own = explicit.weights.transpose(1, 2)[ancestry[:, :, None].expand(-1, -1, 4, -1)].view(alone.weights.shape)
+        torch.testing.assert_close(own, alone.weights)
+        rows = (torch.arange(batch)[:, None] * beams + origin).flatten()
+        past = Memory(past.key[rows], past.value[rows])
+        ancestry = ancestry.flatten(0, 1)[rows].view(batch, beams, -1)
+
+
+@pytest.mark.parametrize("arguments", [{"window": 2}, {"score_bias": ALiBi}], ids=str)
+def test_places_are_not_counted_in_a_cache_of_several_pasts(arguments: dict[str, Any]) -> None:
+    block = MaskedSelfAttention(16, num_heads=4, **arguments)
+    assert not block.shares_past
+    with pytest.raises(ValueError, match=r"window or score_bias counts places of one sequence; .* step\(\)"):
+        block.step_beams(torch.randn(1, 2, 16), None, torch.ones(1, 2, 2, dtype=torch.bool), offset=0)

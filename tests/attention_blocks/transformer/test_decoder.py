@@ -393,3 +393,40 @@ def test_refuses_hypotheses_that_do_not_share_out() -> None:
     wide = tuple(DecoderLayerState(decoder.start(torch.randn(3, 5, 16))[0].past, one.memory) for one in state)
     with pytest.raises(ValueError, match=r"\(B \* K, 1, D\) with B=2; got \(3, 1, 16\)"):
         decoder.step(torch.randn(3, 1, 16), wide)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_hypotheses_that_share_their_past_equal_those_that_do_not(norm_first: bool, need_weights: bool) -> None:
+    decoder = TransformerDecoder(16, depth=2, layer=partial(HEADS, norm_first=norm_first)).eval()
+    shake(decoder)
+    assert decoder.shares_past
+    memory, memory_mask = torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3]))
+    states = decoder.start(memory)
+    memories = tuple(state.memory for state in states)
+    alone = tuple(
+        DecoderLayerState(other.past, state.memory)
+        for state, other in zip(states, decoder.start(memory.repeat_interleave(3, dim=0)), strict=True)
+    )
+    caches, ancestry = None, torch.zeros(2, 3, 0, dtype=torch.bool)
+    for position, x in enumerate(torch.randn(4, 2, 3, 16)):
+        ancestry = torch.cat([ancestry, torch.eye(3, dtype=torch.bool).expand(2, -1, -1)], dim=2)
+        found, caches = decoder.step_beams(
+            x, caches, memories, ancestry, memory_mask, offset=position, need_weights=need_weights
+        )
+        wanted, alone = decoder.step(x.reshape(6, 1, 16), alone, memory_mask=memory_mask, need_weights=need_weights)
+        torch.testing.assert_close(found.hidden, wanted.hidden.view(2, 3, 16))
+        if found.cross_weights is not None and wanted.cross_weights is not None:
+            theirs = wanted.cross_weights[-1].view(2, 3, 4, 5).transpose(1, 2)
+            torch.testing.assert_close(found.cross_weights[-1], theirs)
+
+
+def test_other_self_attentions_do_not_share_their_past() -> None:
+    layer = partial(DecoderLayer, self_attention=partial(SelfAttention, num_heads=4), cross_attention=CROSS)
+    decoder = TransformerDecoder(16, depth=1, layer=layer)
+    assert not decoder.shares_past
+    [state] = decoder.start(torch.randn(2, 5, 16))
+    with pytest.raises(ValueError, match=r"only a MaskedSelfAttention .* shares its past; use step\(\)"):
+        decoder.step_beams(
+            torch.randn(2, 3, 16), None, (state.memory,), torch.ones(2, 3, 3, dtype=torch.bool), offset=0
+        )

@@ -1,0 +1,153 @@
+"""Decoding: sentences a second over Hugging Face's ``generate`` and over CTranslate2, with the same weights."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.timing import ratio, take_turns
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.beam_search import BeamSearch
+from lightning_modules.export import export_ctranslate2
+from lightning_modules.generation import generate
+from lightning_modules.marian import network_like, renamed_state
+from lightning_modules.transformer_seq2seq import TransformerSeq2Seq
+
+# Width, layers of each side, heads, inner width, vocabulary.
+CASES = [(256, 3, 4, 1024, 10_000), (512, 6, 8, 2048, 32_000)]
+SENTENCES, SOURCE_LENGTH, NEW_TOKENS = 64, 24, 24
+BEAMS = (1, 5)
+
+
+class Numbers(Tokenizer):
+    """A vocabulary of numbers, since a random network has nothing to say."""
+
+    pad_id, unk_id, eos_id = 1, 2, 0
+    bos_id = 1  # as Marian's
+
+    def __len__(self) -> int:
+        return int(json.loads(self.definition))
+
+    def encode(self, texts: Sequence[str], *, dropout: bool = False) -> list[list[int]]:
+        """Splits at spaces."""
+        return [[int(number) for number in text.split()] for text in texts]
+
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """Joins with spaces."""
+        return [" ".join(self.tokens(self.content(ids))) for ids in sequences]
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The numbers themselves."""
+        return ["<unk>" if number == self.unk_id else str(int(number)) for number in ids]
+
+
+def measure(quick: bool) -> Table:
+    """Goal: beam 5 at least 1.0 of CTranslate2, in float32."""
+    import ctranslate2
+    import transformers
+
+    table = Table(
+        "D, layers, V", "beam", "sentences/s, ours over HF", "ours over CTranslate2", "same as HF, as CTranslate2"
+    )
+    threads = torch.get_num_threads()
+    for dim, depth, heads, inner, vocabulary in CASES[:1] if quick else CASES:
+        torch.manual_seed(0)
+        theirs = transformers.MarianMTModel(
+            transformers.MarianConfig(
+                vocab_size=vocabulary,
+                d_model=dim,
+                encoder_layers=depth,
+                decoder_layers=depth,
+                encoder_attention_heads=heads,
+                decoder_attention_heads=heads,
+                encoder_ffn_dim=inner,
+                decoder_ffn_dim=inner,
+                activation_function="relu",
+                scale_embedding=True,
+                pad_token_id=Numbers.pad_id,
+                decoder_start_token_id=Numbers.bos_id,
+                eos_token_id=Numbers.eos_id,
+                forced_eos_token_id=None,
+                init_std=0.1,
+            )
+        ).eval()
+        tokenizer = Numbers(str(vocabulary))
+        ours = TransformerSeq2Seq(tokenizer, tokenizer, network_like(theirs)).eval()
+        ours.network.load_state_dict(renamed_state(theirs, ours.network))
+        source = torch.randint(3, vocabulary, (SENTENCES, SOURCE_LENGTH))
+        words = [tokenizer.tokens(row.tolist()) for row in source]
+        with tempfile.TemporaryDirectory() as folder:
+            export_ctranslate2(ours, Path(folder))
+            translator = ctranslate2.Translator(folder, device="cpu", intra_threads=threads, compute_type="float32")
+        for beam in BEAMS:
+            candidates: dict[str, Callable[[], list[list[int]]]] = {
+                "hf": partial(hf, theirs, source, beam),
+                "ct2": partial(ct2, translator, words, beam),
+                "ours": partial(written, ours, source, beam),
+            }
+            said = {name: run() for name, run in candidates.items()}
+            seconds = take_turns(candidates, 3 if quick else 9)
+            table.add_row(
+                f"{dim}, {depth}+{depth}, {vocabulary:,}",
+                str(beam),
+                str(ratio(seconds["hf"], seconds["ours"])),
+                str(ratio(seconds["ct2"], seconds["ours"])),
+                f"{same(said['ours'], said['hf'])}, {same(said['ours'], said['ct2'])} of {SENTENCES}",
+            )
+    return table
+
+
+def same(some: list[list[int]], others: list[list[int]]) -> int:
+    """How many sentences are the same."""
+    return sum(a == b for a, b in zip(some, others, strict=True))
+
+
+def hf(model: torch.nn.Module, source: Tensor, beam: int) -> list[list[int]]:
+    """Hugging Face."""
+    with torch.inference_mode():
+        rows = model.generate(  # type: ignore[operator]
+            input_ids=source,
+            attention_mask=torch.ones_like(source),
+            num_beams=beam,
+            do_sample=False,
+            min_new_tokens=NEW_TOKENS,
+            max_new_tokens=NEW_TOKENS,
+        )
+    return [row[1:] for row in rows.tolist()]
+
+
+def ct2(translator: object, words: list[list[str]], beam: int) -> list[list[int]]:
+    """CTranslate2."""
+    results = translator.translate_batch(  # type: ignore[attr-defined]
+        words,
+        beam_size=beam,
+        length_penalty=1,
+        min_decoding_length=NEW_TOKENS,
+        max_decoding_length=NEW_TOKENS,
+        max_batch_size=SENTENCES,
+    )
+    return [[int(word) if word.isdigit() else Numbers.unk_id for word in one.hypotheses[0]] for one in results]
+
+
+def written(system: TransformerSeq2Seq, source: Tensor, beam: int) -> list[list[int]]:
+    """This library."""
+    lengths = torch.full((len(source),), source.size(1))
+    with torch.inference_mode():
+        found = generate(
+            system.decoder,
+            system.network.encode(source, lengths),
+            BeamSearch(beam),
+            bos_id=Numbers.bos_id,
+            eos_id=Numbers.eos_id,
+            pad_id=Numbers.pad_id,
+            min_length=NEW_TOKENS,
+            max_length=NEW_TOKENS,
+        )
+    return [best[0].tokens for best in found]

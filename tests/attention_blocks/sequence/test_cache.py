@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attention_blocks import Cache, Memory
+
+
+@settings(deadline=None, max_examples=30)
+@given(pieces=st.lists(st.integers(1, 5), min_size=1, max_size=8), capacity=st.integers(1, 12), heads=st.booleans())
+def test_what_was_appended_is_what_is_there(pieces: list[int], capacity: int, heads: bool) -> None:
+    shape = (2, 3) if heads else (2,)
+    parts = [Memory(torch.randn(*shape, length, 4), torch.randn(*shape, length, 5)) for length in pieces]
+    cache = Cache.start(parts[0], capacity)
+    for part in parts[1:]:
+        cache = cache.append(part)
+    assert cache.length == sum(pieces)
+    assert torch.equal(cache.memory.key, torch.cat([part.key for part in parts], dim=-2))
+    assert torch.equal(cache.memory.value, torch.cat([part.value for part in parts], dim=-2))
+
+
+def test_room_to_spare_is_used_without_copying() -> None:
+    cache = Cache.start(Memory(torch.randn(2, 1, 4), torch.randn(2, 1, 4)), capacity=8)
+    later = cache.append(Memory(torch.randn(2, 7, 4), torch.randn(2, 7, 4)))
+    assert later.key.data_ptr() == cache.key.data_ptr()
+    full = later.append(Memory(torch.randn(2, 1, 4), torch.randn(2, 1, 4)))
+    assert full.key.data_ptr() != later.key.data_ptr()
+    assert full.key.size(-2) == 2 * full.length
+
+
+def test_the_memory_it_starts_from_is_left_alone() -> None:
+    memory = Memory(torch.ones(1, 1, 2), torch.ones(1, 1, 2))
+    cache = Cache.start(memory)
+    cache.memory.key.zero_()
+    assert torch.equal(memory.key, torch.ones(1, 1, 2))
