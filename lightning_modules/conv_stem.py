@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from attention_blocks.kernels import Linear
 from lightning_modules.vit import VisionTransformer, check_images
 
 
@@ -63,7 +64,7 @@ class ConvStem(nn.Module):
                 for narrow, wide in pairwise(widths)
             )
         )
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H / height, W / width, D).

@@ -71,6 +71,21 @@ class RNNEncoder(nn.Module):
         return Encoded(sequence, padding_mask(lengths, source.size(1)), summary)
 
 
+def bahdanau_decoder(vocab_size: int, memory_dim: int, summary_dim: int, sizes: RNNSizes) -> RNNTextDecoder:
+    """The decoder of a network that is given none.
+
+    A function, since jsonargparse would give the arguments of a default class, its attention among them, to whatever
+    class replaces it.
+
+    Args:
+        vocab_size: V of the target.
+        memory_dim: D_k, features of each place of the source.
+        summary_dim: F, features of the source's summary.
+        sizes: of the recurrent network.
+    """
+    return BahdanauDecoder(vocab_size, memory_dim, summary_dim, sizes)
+
+
 class RNNTranslator(Seq2SeqNetwork):
     """An RNN encoder and a text decoder of one's choice.
 
@@ -118,7 +133,7 @@ class RNNTranslator(Seq2SeqNetwork):
         depth: int = 1,
         bidirectional: bool = True,
         dropout: float = 0.0,
-        decoder: Callable[[int, int, int, RNNSizes], RNNTextDecoder] = BahdanauDecoder,
+        decoder: Callable[[int, int, int, RNNSizes], RNNTextDecoder] = bahdanau_decoder,
     ) -> None:
         super().__init__()
         sizes = RNNSizes(embedding_dim, hidden_dim, cell, depth, dropout)
@@ -174,7 +189,5 @@ class RNNSeq2Seq(Seq2Seq):
             return {}
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
-            raise ValueError(
-                "scheduled_sampling needs the training's length; give the trainer max_epochs or max_steps"
-            )
+            raise ValueError("scheduled_sampling needs the training's length; give the trainer max_epochs or max_steps")
         return {"sampling": self._scheduled_sampling * min(1.0, self.global_step / max(1, steps - 1))}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memory
+from attention_blocks.kernels import Linear
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
@@ -122,9 +123,9 @@ class RNNTextDecoder(TextDecoder):
         self.sizes = sizes
         self.embedding = embedding(vocab_size, sizes.embedding_dim)
         self.rnn = sizes.rnn(sizes.embedding_dim + extra_dim, sizes.hidden_dim)
-        self.bridge = nn.Linear(summary_dim, sizes.components * sizes.depth * sizes.hidden_dim)
+        self.bridge = Linear(summary_dim, sizes.components * sizes.depth * sizes.hidden_dim)
         features = sizes.embedding_dim if tie_embeddings else sizes.hidden_dim
-        self.readout = nn.Linear(readout_dim, features)
+        self.readout = Linear(readout_dim, features)
         self.output = output_map(features, self.embedding, tied=tie_embeddings)
 
     def embed(self, tokens: Tensor) -> Tensor:

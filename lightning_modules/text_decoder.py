@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import Linear
 from lightning_modules.generation import DecodingState, StepOutput
 
 
@@ -91,7 +92,7 @@ def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = T
     Raises:
         ValueError: tied, and R is not D.
     """
-    linear = nn.Linear(features, table.num_embeddings, bias=bias)
+    linear = Linear(features, table.num_embeddings, bias=bias)
     if bias:
         nn.init.zeros_(linear.bias)
     if tied:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
+from attention_blocks.kernels import Linear
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier
 from lightning_modules.figures import overlay
@@ -41,7 +42,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.patch_size = patch_size
-        self.proj = nn.Linear(in_channels * patch_size[0] * patch_size[1], dim)
+        self.proj = Linear(in_channels * patch_size[0] * patch_size[1], dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H / height, W / width, D).
@@ -176,7 +177,7 @@ class VisionTransformer(nn.Module):
             dim, depth, layer=partial(layer, attention=attention), drop_path=drop_path, norm=None
         )
         self.norm = vit_norm(dim)
-        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.head = Linear(dim, num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attention_blocks.kernels import Linear
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
 from attention_blocks.sequence.scores import masked_softmax
@@ -40,9 +41,9 @@ class AdditiveAttention(Attention):
         hidden_dim = query_dim if hidden_dim is None else hidden_dim
         if hidden_dim < 1:
             raise ValueError(f"hidden_dim must be a positive feature size, got {hidden_dim}")
-        self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
-        self.key_proj = nn.Linear(self.key_dim, hidden_dim, bias=False)
-        self.score_proj = nn.Linear(hidden_dim, 1, bias=False)
+        self.query_proj = Linear(query_dim, hidden_dim, bias=False)
+        self.key_proj = Linear(self.key_dim, hidden_dim, bias=False)
+        self.score_proj = Linear(hidden_dim, 1, bias=False)
 
     @property
     def uses_positions(self) -> bool:

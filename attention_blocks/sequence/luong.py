@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attention_blocks.kernels import Linear
 from attention_blocks.sequence.additive import AdditiveAttention
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
@@ -75,11 +76,11 @@ class LuongAttention(Attention):
         self.score = score
         self.window = window
         self.radius = radius
-        self.key_proj = nn.Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
+        self.key_proj = Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
         # W [q; k] is the sum of one matrix times q and one times k: the additive score under another name.
         self.concat = AdditiveAttention(query_dim, self.key_dim) if score == "concat" else None
-        self.position_hidden = nn.Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
-        self.position_proj = nn.Linear(query_dim, 1, bias=False) if window == "local-p" else None
+        self.position_hidden = Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
+        self.position_proj = Linear(query_dim, 1, bias=False) if window == "local-p" else None
 
     @property
     def uses_positions(self) -> bool:

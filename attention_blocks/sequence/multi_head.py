@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import Linear
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
 from attention_blocks.sequence.scores import dot_product_attention
@@ -89,10 +90,10 @@ class MultiHeadAttention(Attention):
         self.head_dim = query_dim // num_heads if head_dim is None else head_dim
         self.dropout = dropout
         width, kv_width = num_heads * self.head_dim, num_kv_heads * self.head_dim
-        self.query_proj = nn.Linear(query_dim, width, bias=bias)
-        self.key_proj = nn.Linear(self.key_dim, kv_width, bias=bias)
-        self.value_proj = nn.Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
-        self.out_proj = nn.Linear(width, query_dim, bias=bias)
+        self.query_proj = Linear(query_dim, width, bias=bias)
+        self.key_proj = Linear(self.key_dim, kv_width, bias=bias)
+        self.value_proj = Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
+        self.out_proj = Linear(width, query_dim, bias=bias)
         self.query_norm = None if norm is None else norm(self.head_dim)
         self.key_norm = None if norm is None else norm(self.head_dim)
         self.rotary = None if rotary is None else rotary(self.head_dim)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attention_blocks.kernels import Linear, linear
 
 
 class FeedForward(nn.Module):
@@ -50,9 +52,9 @@ class FeedForward(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.dropout = dropout
-        self.up_proj = nn.Linear(dim, hidden_dim)
+        self.up_proj = Linear(dim, hidden_dim)
         self.activation = activation()
-        self.down_proj = nn.Linear(hidden_dim, dim)
+        self.down_proj = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps each place by itself.
@@ -63,15 +65,24 @@ class FeedForward(nn.Module):
         Returns:
             (..., D).
         """
-        hidden = self.up_proj(x)
-        if type(self.activation) is nn.GELU and not torch.is_grad_enabled():
-            # The widest tensor of a Transformer: overwritten rather than written again, where no gradient wants it.
-            hidden = torch.ops.aten.gelu_(hidden, approximate=self.activation.approximate)
+        kind = self._kind()
+        if kind is None:
+            hidden = self.activation(self.up_proj(x))
         else:
-            hidden = self.activation(hidden)
+            hidden = linear(x, self.up_proj.weight, self.up_proj.bias, activation=kind)
         if self.training and self.dropout:
             hidden = F.dropout(hidden, self.dropout)
         return self.down_proj(hidden)
+
+    def _kind(self) -> Literal["relu", "gelu"] | None:
+        """The activation, where it can be applied together with the map before it, and nobody else has a say in it."""
+        if type(self.up_proj) is not Linear or self.up_proj._forward_hooks or self.up_proj._forward_pre_hooks:
+            return None
+        if self.activation._forward_hooks or self.activation._forward_pre_hooks:
+            return None
+        if type(self.activation) is nn.ReLU:
+            return "relu"
+        return "gelu" if type(self.activation) is nn.GELU and self.activation.approximate == "none" else None
 
     def extra_repr(self) -> str:
         """Names the dropout in the printed module."""

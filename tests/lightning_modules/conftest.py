@@ -226,10 +226,12 @@ SMALL_TRANSFORMER = partial(
         cross_attention=partial(MultiHeadAttention, num_heads=2),
     ),
     dropout=0.0,
+    output_bias=True,
 )
 SMALL_RNN = partial(RNNTranslator, embedding_dim=8, hidden_dim=16)
 TRANSLATORS: dict[str, Callable[..., Seq2Seq]] = {
     "transformer": partial(TransformerSeq2Seq, network=SMALL_TRANSFORMER),
+    "unbiased": partial(TransformerSeq2Seq, network=partial(SMALL_TRANSFORMER, output_bias=False)),
     "bahdanau": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=BahdanauDecoder)),
     "luong": partial(RNNSeq2Seq, network=partial(SMALL_RNN, cell="lstm", decoder=LuongDecoder)),
     "fixed": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=FixedVectorDecoder)),
@@ -322,7 +324,7 @@ def make_text_batch(tokenizers: TextTokenizers) -> MakeTextBatch:
 
 @pytest.fixture
 def make_translator(tokenizers: TextTokenizers) -> MakeTranslator:
-    """Makes a tiny translator that knows nothing, without dropout: "transformer", "bahdanau", "luong" or "fixed"."""
+    """Makes a tiny translator that knows nothing, without dropout; TRANSLATORS says which there are."""
 
     def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
         settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
@@ -363,7 +365,8 @@ def make_writer(make_translator: MakeTranslator) -> MakeTranslator:
         with torch.no_grad():
             for parameter in system.parameters():
                 parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator))
-            system.decoder.output.bias[system.target_tokenizer.eos_id] += 1.0
+            if system.decoder.output.bias is not None:
+                system.decoder.output.bias[system.target_tokenizer.eos_id] += 1.0
         return system
 
     return make

@@ -14,11 +14,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import lightning_modules.callbacks
-from lightning_modules import AttentionMapLogger, LossCurve
+from lightning_modules import AttentionMapLogger, BeamSearch, LossCurve, TranslationLogger
 from lightning_modules.callbacks import draw_attention
 
 if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import MakeClassifier, MakeLoader, MakeTrainer
+    from tests.lightning_modules.conftest import (
+        MakeClassifier,
+        MakeLoader,
+        MakeTextBatch,
+        MakeTextLoader,
+        MakeTrainer,
+        MakeTranslator,
+    )
 
 
 def assert_picture(path: Path) -> None:
@@ -148,3 +155,75 @@ def test_a_trial_run_leaves_no_picture(
     trainer.fit(make_classifier(), make_loader(), make_loader())
     assert curve.path is None
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_alignments_of_sentences_are_logged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_translator: MakeTranslator,
+    make_trainer: MakeTrainer,
+    make_text_loader: MakeTextLoader,
+) -> None:
+    drawn: list[list[str]] = []
+
+    def draw(system: LightningModule, texts: list[str]) -> Figure:
+        drawn.append(texts)
+        return draw_attention(system, texts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lightning_modules.callbacks, "draw_attention", draw)
+    loader = make_text_loader()
+    trainer = make_trainer(CSVLogger(tmp_path, "maps"), callbacks=[AttentionMapLogger(num_images=2)])
+    trainer.fit(make_translator(), loader, loader)
+    assert drawn == [["der Hund sieht ein Vogel .", "ein Mann singt"]]
+    [picture] = tmp_path.rglob("attention-4.png")
+    assert_picture(picture)
+
+
+def test_translations_are_logged_after_each_epoch(
+    tmp_path: Path,
+    make_translator: MakeTranslator,
+    make_trainer: MakeTrainer,
+    make_text_batch: MakeTextBatch,
+    make_text_loader: MakeTextLoader,
+) -> None:
+    system, batch = make_translator("luong", strategy=BeamSearch(size=1)), make_text_batch()
+    loader = make_text_loader(batch, batch)
+    trainer = make_trainer(
+        CSVLogger(tmp_path, "texts"),
+        max_epochs=2,
+        num_sanity_val_steps=1,
+        callbacks=[TranslationLogger(num_sentences=2)],
+    )
+    trainer.fit(system, loader, loader)
+    written = (tmp_path / "texts" / "version_0" / "translations.md").read_text(encoding="utf-8")
+    first, second = written.split("## step ")[1:]
+    assert (first[0], second[0]) == ("2", "4")
+    lines = [line.removeprefix("- ") for line in second.splitlines()[1:] if line]
+    expected = []
+    for source, target, text in zip(
+        batch.source_texts, batch.target_texts, system.translate(batch.source_texts), strict=True
+    ):
+        expected += [f"source: {source}", f"reference: {target}", f"translation: {text}"]
+    assert lines == expected[:6]
+
+
+def test_logging_translations_changes_no_training(
+    tmp_path: Path, make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
+) -> None:
+    logged, plain, loader = make_translator(), make_translator(), make_text_loader()
+    plain.load_state_dict(logged.state_dict())
+    callbacks = [TranslationLogger(), AttentionMapLogger()]
+    make_trainer(CSVLogger(tmp_path, "texts"), max_epochs=2, callbacks=callbacks).fit(logged, loader, loader)
+    make_trainer(max_epochs=2).fit(plain, loader, loader)
+    for name, value in logged.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
+def test_what_does_not_translate_is_named(
+    make_classifier: MakeClassifier, make_trainer: MakeTrainer, make_loader: MakeLoader
+) -> None:
+    trainer = make_trainer(callbacks=[TranslationLogger()], num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match="TranslationLogger needs a system that translates, got ViTClassifier"):
+        trainer.fit(make_classifier(), make_loader(), make_loader())
+    with pytest.raises(ValueError, match="num_sentences must be 1 or more, got 0"):
+        TranslationLogger(num_sentences=0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lightning_modules import BeamSearch, Sampling, Seq2Seq
 from lightning_modules.commands import COMMANDS
 from lightning_modules.recipe_files import RECIPES, recipe_names
 
 if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import Ran, RunCommand, Trained
+    from tests.lightning_modules.conftest import MakeTrainer, MakeTranslator, Ran, RunCommand, Trained
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +188,111 @@ def test_missing_words_are_named(command: str, run_command: RunCommand) -> None:
     assert ran.code == 2
     assert "the following arguments are required: CHECKPOINT, IMAGE" in ran.err
     assert len(ran.err.splitlines()) <= 3
+
+
+# Translators.
+
+
+@pytest.fixture
+def translator(make_writer: MakeTranslator, make_trainer: MakeTrainer, tmp_path: Path) -> Seq2Seq:
+    """A system whose checkpoint is the file translator.ckpt."""
+    system = make_writer(strategy=BeamSearch(size=2))
+    save(system, tmp_path / "translator.ckpt", make_trainer)
+    return system
+
+
+def save(system: Seq2Seq, path: Path, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.strategy.connect(system)
+    trainer.save_checkpoint(path)
+
+
+def test_translate_reads_a_file_line_by_line(
+    tmp_path: Path, translator: Seq2Seq, sentences: list[str], run_command: RunCommand
+) -> None:
+    lines = [sentences[0], "", *sentences[1:], "   "]
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    ran = run_command("translate", "translator.ckpt", "--input", "in.txt")
+    assert ran.code is None, ran.err
+    assert ran.out.split("\n") == [*translator.translate(lines), ""]
+    assert re.search(r"8 sentences in \d+\.\d s, \d+\.\d a second\n$", ran.err)
+    smaller = run_command("translate", "translator.ckpt", "--input", "in.txt", "--batch-size", 2)
+    assert smaller.out == ran.out
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
+def test_translate_reads_standard_input(
+    ending: str,
+    translator: Seq2Seq,
+    sentences: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: RunCommand,
+) -> None:
+    monkeypatch.setattr("lightning_modules.commands.LINES_AT_A_TIME", 4)
+    text = ending.join(sentences) if ending else sentences[0]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((text + ending).encode()), encoding="utf-8"))
+    ran = run_command("translate", "translator.ckpt")
+    assert ran.code is None, ran.err
+    assert ran.out.splitlines() == translator.translate(sentences if ending else sentences[:1])
+
+
+def test_translate_with_another_beam_keeps_the_rest_of_the_strategy(
+    tmp_path: Path,
+    sentences: list[str],
+    make_writer: MakeTranslator,
+    make_trainer: MakeTrainer,
+    run_command: RunCommand,
+) -> None:
+    system = make_writer(strategy=BeamSearch(size=2, no_repeat_ngram=1))
+    save(system, tmp_path / "one.ckpt", make_trainer)
+    (tmp_path / "in.txt").write_text("\n".join(sentences))
+    ran = run_command("translate", "one.ckpt", "--input", "in.txt", "--beam", 4)
+    wanted = system.translate(sentences, BeamSearch(size=4, no_repeat_ngram=1))
+    assert ran.out.splitlines() == wanted
+    assert wanted != system.translate(sentences, BeamSearch(size=4))
+    assert wanted != system.translate(sentences)
+    save(make_writer(strategy=Sampling()), tmp_path / "two.ckpt", make_trainer)
+    ran = run_command("translate", "two.ckpt", "--input", "in.txt", "--beam", 4)
+    assert ran.out.splitlines() == system.translate(sentences, BeamSearch(size=4))
+
+
+def test_translate_of_nothing_is_nothing(tmp_path: Path, translator: Seq2Seq, run_command: RunCommand) -> None:
+    (tmp_path / "in.txt").write_text("")
+    ran = run_command("translate", "translator.ckpt", "--input", "in.txt")
+    assert (ran.code, ran.out) == (None, "")
+    assert ran.err.startswith("0 sentences")
+
+
+def test_what_is_wrong_with_translate_is_said_in_one_line(
+    tmp_path: Path, translator: Seq2Seq, trained: Trained, run_command: RunCommand
+) -> None:
+    (tmp_path / "in.txt").write_text("ein Vogel\n")
+    for words, said in (
+        (("translator.ckpt", "--input", "none.txt"), ("--input: there is no file 'none.txt'",)),
+        (("translator.ckpt", "--input", "in.txt", "--beam", 0), ("size must be 1", "got 0")),
+        (("translator.ckpt", "--input", "in.txt", "--batch-size", 0), ("batch_size must be 1 or more, got 0",)),
+        (("none.ckpt", "--input", "in.txt"), ("checkpoint_path: there is no file 'none.ckpt'",)),
+        ((trained.checkpoint, "--input", "in.txt"), ("holds a ViTClassifier, not a Seq2Seq",)),
+    ):
+        assert_one_line_error(run_command("translate", *words), *said)
+
+
+def test_plot_draws_sentences(tmp_path: Path, translator: Seq2Seq, run_command: RunCommand) -> None:
+    long = " ".join(["der Hund sieht ein Vogel"] * 12)  # longer than a file's name may be
+    ran = run_command("plot", "translator.ckpt", "ein Vogel", long, "--out", "maps")
+    assert ran.code is None, ran.err
+    sizes = []
+    for number in (1, 2):
+        written = Path("maps") / f"sentence-{number}.png"
+        assert f"wrote {written}" in ran.out
+        with Image.open(written) as image:
+            sizes.append(image.size)
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    assert sizes[1][0] > 4 * sizes[0][0]
+
+
+def test_plot_without_attention_is_refused(
+    tmp_path: Path, make_writer: MakeTranslator, make_trainer: MakeTrainer, run_command: RunCommand
+) -> None:
+    save(make_writer("fixed"), tmp_path / "fixed.ckpt", make_trainer)
+    assert_one_line_error(run_command("plot", "fixed.ckpt", "ein Vogel"), "FixedVectorDecoder has no attention")

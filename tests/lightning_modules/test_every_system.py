@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -16,11 +16,28 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lightning_modules
-from datamodules import ImageTransform
-from lightning_modules import Classifier, System, VisionTransformer, ViTClassifier, WarmupCosine
+from datamodules import ImageTransform, TextBatch, TextDataset, Word
+from lightning_modules import (
+    BeamSearch,
+    Classifier,
+    FixedVectorDecoder,
+    LengthPenalty,
+    LuongDecoder,
+    Noam,
+    RNNSeq2Seq,
+    RNNTranslator,
+    Seq2Seq,
+    System,
+    TextGenerator,
+    TransformerSeq2Seq,
+    TransformerTranslator,
+    VisionTransformer,
+    ViTClassifier,
+    WarmupCosine,
+)
 from lightning_modules.recipe_files import find_recipe, recipe_names
 from lightning_modules.vit import vit_attention
 
@@ -40,8 +57,8 @@ class Example(NamedTuple):
 
     build: Callable[[], System]
     words: tuple[str, ...]
-    loader: Callable[[], DataLoader[tuple[Tensor, ...]]]
-    inputs: Callable[[], Tensor]
+    loader: Callable[[], DataLoader[Any]]
+    inputs: Callable[[], tuple[Tensor, ...]]
 
 
 TINY_VIT = partial(VisionTransformer, patch_size=4, dim=16, depth=1, attention=vit_attention)
@@ -70,13 +87,77 @@ def digit_like() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 3), batch_size=8)
 
 
+def images() -> tuple[Tensor, ...]:
+    return (torch.randn(2, 1, 8, 8),)
+
+
+# Both sides have as many words as decimal and binary numbers have digits, so that one kind of input fits all.
+DECIMAL, BINARY = Word().train(["0 1 2 3 4 5 6 7 8 9"]), Word().train(["zero one"])
+TEXT_WORDS = (
+    *("--data", "NumberBasesDataModule", "--data.limit", "300"),
+    *("--data.train_size", "60", "--data.val_size", "9", "--data.test_size", "9", "--data.max_tokens", "99"),
+    *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25", "--model.label_smoothing", "0.125"),
+    *("--model.strategy", "BeamSearch", "--model.strategy.size", "2"),
+)
+RNN_WORDS = (
+    *("--model.network", "lightning_modules.RNNTranslator", "--model.network.init_args.embedding_dim", "8"),
+    *("--model.network.init_args.hidden_dim", "16", "--model.network.init_args.cell", "lstm"),
+    *("--model.network.init_args.decoder", "lightning_modules.LuongDecoder"),
+    *("--model.network.init_args.decoder.init_args.attention", "attention_blocks.AdditiveAttention"),
+    *("--model.network.init_args.decoder.init_args.input_feeding", "false"),
+)
+TRANSFORMER_WORDS = (
+    *("--model.network", "lightning_modules.TransformerTranslator", "--model.network.init_args.dim", "16"),
+    *("--model.network.init_args.depth", "1", "--model.network.init_args.tie_embeddings", "none"),
+    *("--model.lr_scheduler", "Noam", "--model.lr_scheduler.dim", "16", "--model.lr_scheduler.warmup_steps", "2"),
+)
+TEXT = {
+    "label_smoothing": 0.125,
+    "strategy": BeamSearch(size=2, length_penalty=LengthPenalty(alpha=0.5)),
+    "optimizer": partial(SGD, lr=0.25),
+}
+RNN = partial(RNNTranslator, embedding_dim=8, hidden_dim=16, cell="lstm")
+
+
+def numbers() -> DataLoader[TextBatch]:
+    targets = ["one zero one", "one", "one one"]
+    batch = TextDataset(["5", "1 0", "3 7 9 1"], targets, DECIMAL, BINARY)[range(3)]
+    return DataLoader(cast(Dataset[TextBatch], [batch, batch]), batch_size=None, collate_fn=lambda batch: batch)
+
+
+def sentences() -> tuple[Tensor, ...]:
+    return torch.tensor([[4, 7, 3], [5, 3, 0]]), torch.tensor([3, 2]), torch.tensor([[2, 4, 5], [2, 5, 3]])
+
+
 EXAMPLES: dict[type[System], Example] = {
-    Classifier: Example(CLASSIFIER, CLASSIFIER_WORDS, digit_like, lambda: torch.randn(2, 1, 8, 8)),
+    Classifier: Example(CLASSIFIER, CLASSIFIER_WORDS, digit_like, images),
     ViTClassifier: Example(
-        partial(ViTClassifier, *CLASSIFIER.args, **CLASSIFIER.keywords),
-        CLASSIFIER_WORDS,
-        digit_like,
-        lambda: torch.randn(2, 1, 8, 8),
+        partial(ViTClassifier, *CLASSIFIER.args, **CLASSIFIER.keywords), CLASSIFIER_WORDS, digit_like, images
+    ),
+    RNNSeq2Seq: Example(
+        partial(RNNSeq2Seq, DECIMAL, BINARY, partial(RNN, decoder=LuongDecoder), scheduled_sampling=0.5, **TEXT),
+        (*TEXT_WORDS, *RNN_WORDS, "--model.scheduled_sampling", "0.5"),
+        numbers,
+        sentences,
+    ),
+    TransformerSeq2Seq: Example(
+        partial(
+            TransformerSeq2Seq,
+            DECIMAL,
+            BINARY,
+            partial(TransformerTranslator, dim=16, depth=1),
+            lr_scheduler=partial(Noam, dim=16, warmup_steps=2),
+            **TEXT,
+        ),
+        (*TEXT_WORDS, *TRANSFORMER_WORDS),
+        numbers,
+        sentences,
+    ),
+    Seq2Seq: Example(
+        partial(Seq2Seq, DECIMAL, BINARY, partial(RNN, decoder=partial(FixedVectorDecoder, every_step=False)), **TEXT),
+        (*TEXT_WORDS, *RNN_WORDS),
+        numbers,
+        sentences,
     ),
 }
 
@@ -85,7 +166,8 @@ def systems() -> list[type[System]]:
     """Every public class that can be trained."""
     public = [getattr(lightning_modules, name) for name in lightning_modules.__all__]
     classes = [thing for thing in public if isinstance(thing, type) and issubclass(thing, System)]
-    return [cls for cls in classes if cls.training_step is not LightningModule.training_step]
+    abstract = {System, TextGenerator}
+    return [cls for cls in classes if cls not in abstract and cls.training_step is not LightningModule.training_step]
 
 
 EVERY_SYSTEM = pytest.mark.parametrize("cls", systems(), ids=lambda cls: cls.__name__)
@@ -97,13 +179,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["attention-blocks"])
 
 
-def assert_loads_alone(path: Path, trained: LightningModule, inputs: Tensor) -> None:
+def assert_loads_alone(path: Path, trained: LightningModule, inputs: tuple[Tensor, ...]) -> None:
     """The checkpoint needs nothing but its path, gives the class that was saved, and says the same."""
     for through in (System, type(trained)):
         loaded = through.load_from_checkpoint(path, weights_only=True)
         assert type(loaded) is type(trained)
         with torch.inference_mode():
-            assert torch.equal(loaded.eval()(inputs), trained.eval()(inputs))
+            assert torch.equal(loaded.eval()(*inputs), trained.eval()(*inputs))
 
 
 def test_every_system_has_an_example() -> None:
@@ -200,7 +282,7 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCo
     assert tested.cli is not None, tested.err
     assert 0 <= tested.cli.trainer.callback_metrics["test/accuracy"] <= 1
     size = fitted.cli.model.transform.image_size
-    assert_loads_alone(checkpoint, fitted.cli.model, torch.randn(2, fitted.cli.model.transform.channels, *size))
+    assert_loads_alone(checkpoint, fitted.cli.model, (torch.randn(2, fitted.cli.model.transform.channels, *size),))
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from lightning_modules.figures import log_figure, overlay
+from lightning_modules.figures import alignment, log_figure, log_text, overlay
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeTrainer
@@ -93,3 +93,54 @@ def test_an_overlay_needs_no_titles_and_takes_half_precision() -> None:
 def test_an_overlay_of_unequal_counts_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         overlay(torch.rand(2, 3, 4, 4), torch.rand(1, 2, 2))
+
+
+def test_tensorboard_receives_text(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    logger = TensorBoardLogger(tmp_path, "board")
+    log_text(make_trainer(logger), "translations", "- source: größer")
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir).Reload()
+    [text] = events.Tensors("translations/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == "- source: größer"
+    assert not list(tmp_path.rglob("*.md"))
+
+
+def test_other_loggers_get_text_added_to_a_file(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(CSVLogger(tmp_path, "csv"))
+    for text in ("first", "größer"):
+        log_text(trainer, "translations", text)
+    written = tmp_path / "csv" / "version_0" / "translations.md"
+    assert written.read_text(encoding="utf-8") == "## step 0\n\nfirst\n\n## step 0\n\ngrößer\n\n"
+
+
+def test_without_a_logger_no_text_is_written(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    log_text(make_trainer(), "translations", "nothing")
+    assert not list(tmp_path.rglob("*.md"))
+
+
+def test_an_alignment_has_a_row_a_target_token_and_a_column_a_source_token() -> None:
+    maps = [torch.rand(2, 3), torch.rand(4, 1)]
+    sources, targets = [["ein", "Haus", "."], ["ja"]], [["a", "house"], ["y", "e", "s", "!"]]
+    figure = alignment(maps, sources, targets)
+    assert len(figure.axes) == 2
+    for axis, heat, source, target in zip(figure.axes, maps, sources, targets, strict=True):
+        [image] = axis.images
+        np.testing.assert_allclose(np.asarray(image.get_array()), heat.numpy(), atol=1e-6)
+        assert image.get_clim() == (0.0, 1.0)  # so that pictures can be compared
+        assert [label.get_text() for label in axis.get_xticklabels()] == source
+        assert [label.get_text() for label in axis.get_yticklabels()] == target
+        assert list(axis.get_xticks()) == list(range(len(source)))
+        assert list(axis.get_yticks()) == list(range(len(target)))
+
+
+def test_tokens_are_drawn_as_they_are_written_and_half_precision_is_taken(tmp_path: Path) -> None:
+    tokens = ["$x$", "$\\frac{$", "a_b", "%", "<eos>"]
+    figure = alignment([torch.eye(5).bfloat16()], [tokens], [tokens])
+    figure.savefig(tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as image:
+        assert min(image.size) > 100
+
+
+def test_an_alignment_of_unequal_counts_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        alignment([torch.eye(1)], [["a"], ["b"]], [["a"]])

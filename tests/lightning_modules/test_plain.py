@@ -16,7 +16,9 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from attention_blocks import Attention, EncoderLayer, FeedForward, MultiHeadAttention
-from datamodules import ImageTransform
+from datamodules import Character, ImageTransform, SubwordTokenizer, Tokenizer
+from lightning_modules.beam_search import BeamSearch, LengthPenalty
+from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.plain import import_path, to_plain
 from lightning_modules.vit import vit_layer
 
@@ -182,3 +184,24 @@ def test_import_paths_lead_back() -> None:
 def test_a_name_that_now_means_something_else_has_no_import_path() -> None:
     impostor = type("Holder", (), {"__module__": __name__})
     assert import_path(impostor) is None
+
+
+def test_a_tokenizer_becomes_its_definition_and_is_built_again() -> None:
+    tokenizer = Character().train(["größer"])
+    plain = to_plain(tokenizer, "tokenizer")
+    assert types_in(plain) == {dict, str}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--tokenizer", type=Tokenizer)
+    built = parser.instantiate(parser.parse_object({"tokenizer": plain})).tokenizer
+    assert type(built) is SubwordTokenizer
+    assert built == tokenizer
+    assert built.encode(["grö"]) == tokenizer.encode(["grö"])
+
+
+def test_a_dataclass_of_several_kinds_says_which_it_is() -> None:
+    strategy = BeamSearch(size=3, length_penalty=LengthPenalty(alpha=0.5, offset=5.0), no_repeat_ngram=2)
+    plain = to_plain(strategy, "strategy")
+    assert types_in(plain) <= {dict, str, int, float}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--strategy", type=DecodingStrategy)
+    assert parser.instantiate(parser.parse_object({"strategy": plain})).strategy == strategy

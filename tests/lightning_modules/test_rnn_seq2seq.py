@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
@@ -247,3 +248,13 @@ def test_the_default_network_is_bahdanaus(make_translator: MakeTranslator) -> No
     assert isinstance(system.network.decoder, BahdanauDecoder)
     assert system.network.encoder.embedding.num_embeddings == len(system.source_tokenizer)
     assert system.network.decoder.embedding.num_embeddings == len(system.target_tokenizer)
+
+
+@pytest.mark.parametrize("decoder", [LuongDecoder, FixedVectorDecoder])
+def test_a_decoder_in_a_recipe_keeps_its_own_defaults(decoder: type[RNNTextDecoder]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=Callable[[int, int], RNNTranslator], default=RNNTranslator)
+    arguments = {"decoder": f"lightning_modules.{decoder.__name__}", "hidden_dim": 8}
+    given = {"class_path": "lightning_modules.RNNTranslator", "init_args": arguments}
+    found = parser.instantiate(parser.parse_object({"network": given})).network(V, V)
+    assert repr(found) == repr(RNNTranslator(V, V, hidden_dim=8, decoder=decoder))

@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from lightning_modules import LengthAwareSchedule, WarmupCosine
+from lightning_modules import LengthAwareSchedule, Noam, WarmupCosine
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeClassifier, MakeLoader, MakeTrainer
@@ -177,3 +177,56 @@ class StopAfter(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+@given(dim=st.integers(1, 1024), warmup=st.integers(1, 50), base=st.floats(0.01, 4.0))
+def test_noam_is_the_papers_equation_3(dim: int, warmup: int, base: float) -> None:
+    schedule = Noam(optimizer(base, 2 * base), dim=dim, warmup_steps=warmup)
+    for step in range(1, 100):  # the paper counts from 1
+        expected = base * dim**-0.5 * min(step**-0.5, step * warmup**-1.5)
+        rates = [group["lr"] for group in schedule.optimizer.param_groups]
+        assert rates == pytest.approx([expected, 2 * expected])
+        schedule.optimizer.step()
+        schedule.step()
+
+
+def test_noam_is_highest_when_the_warm_up_ends() -> None:
+    schedule = Noam(optimizer(1.0), dim=512, warmup_steps=40)
+    rates = []
+    for _ in range(160):
+        rates += schedule.get_last_lr()
+        schedule.optimizer.step()
+        schedule.step()
+    assert max(rates) == rates[39] == pytest.approx((512 * 40) ** -0.5)
+    assert rates[159] == pytest.approx(rates[39] / 2)  # four times as many steps, half the rate
+
+
+@pytest.mark.parametrize("name", ["dim", "warmup_steps"])
+def test_noam_needs_positive_numbers(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+        Noam(optimizer(1.0), **{"dim": 4, "warmup_steps": 4, name: 0})
+
+
+def test_noam_goes_on_where_it_was_saved() -> None:
+    whole, first = Noam(optimizer(1.0), dim=4, warmup_steps=3), Noam(optimizer(1.0), dim=4, warmup_steps=3)
+    for schedule in (whole, first):
+        for _ in range(4):
+            schedule.optimizer.step()
+            schedule.step()
+    second = Noam(optimizer(1.0), dim=4, warmup_steps=3)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    for schedule in (whole, second):
+        schedule.optimizer.step()
+        schedule.step()
+    assert second.get_last_lr() == whole.get_last_lr()
+    assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
+
+
+def test_noam_steps_once_a_batch_in_a_training(
+    make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
+) -> None:
+    model = make_classifier(optimizer=SGD_1, lr_scheduler=partial(Noam, dim=16, warmup_steps=2))
+    seen = Rates()
+    make_trainer(max_epochs=2, callbacks=[seen]).fit(model, make_loader())
+    assert seen.rates == pytest.approx([0.25 * min(step**-0.5, step * 2**-1.5) for step in range(1, 5)])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         TextTokenizers,
     )
 
-NAMES = ("loss", "perplexity", "token_accuracy", "bleu", "bleu_lower", "chrf")
+NAMES = ("loss", "perplexity", "token_accuracy", "exact", "bleu", "bleu_lower", "chrf")
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
 
 
@@ -51,7 +51,7 @@ def widened(batch: TextBatch, places: int) -> TextBatch:
 # The loss.
 
 
-@pytest.mark.parametrize("kind", ["transformer", "bahdanau", "luong", "fixed"])
+@pytest.mark.parametrize("kind", ["transformer", "unbiased", "bahdanau", "luong", "fixed"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_smoothed_cross_entropy_of_real_tokens(
     kind: str, smoothing: float, make_writer: MakeTranslator, make_text_batch: MakeTextBatch
@@ -121,6 +121,8 @@ def test_metrics_are_those_of_the_whole_set_whatever_the_batches(
     assert lower != bleu.score
     assert found[f"{stage}/bleu_lower"] == pytest.approx(lower, rel=1e-5)
     assert found[f"{stage}/chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, [references]).score, rel=1e-5)
+    same = [one == other for one, other in zip(written, references, strict=True)]
+    assert found[f"{stage}/exact"] == pytest.approx(sum(same) / 6, rel=1e-5)
     batch = make_text_batch(sources, references)
     nll, right = [], []
     for i, scores in enumerate(log_probabilities(system, batch)):

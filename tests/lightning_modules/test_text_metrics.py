@@ -105,5 +105,9 @@ def test_unlike_numbers_are_refused(make: Callable[[], CorpusScore]) -> None:
 
 
 def test_a_score_must_say_what_it_sums() -> None:
-    with pytest.raises(NotImplementedError, match=r"CorpusScore must define statistics\(hypotheses, references\)"):
-        CorpusScore(1).update(["a"], [["a"]])
+    class Unfinished(CorpusScore):
+        def compute(self) -> torch.Tensor:
+            return self.sums
+
+    with pytest.raises(NotImplementedError, match=r"Unfinished must define statistics\(hypotheses, references\)"):
+        Unfinished(1).update(["a"], [["a"]])

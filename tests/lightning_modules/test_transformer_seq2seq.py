@@ -134,8 +134,9 @@ def embedded(tokens: Tensor, table: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("norm_first", [True, False], ids=["pre-norm", "post-norm"])
-def test_the_logits_are_those_of_torchs_transformer(norm_first: bool) -> None:
-    network = drawn(translator(norm_first=norm_first))
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_the_logits_are_those_of_torchs_transformer(norm_first: bool, output_bias: bool) -> None:
+    network = drawn(translator(norm_first=norm_first, output_bias=output_bias))
     whole = torchs_own(network, norm_first=norm_first)
     source, lengths, target = sentences()
     padding = torch.arange(source.size(1)) >= lengths[:, None]
@@ -147,7 +148,11 @@ def test_the_logits_are_those_of_torchs_transformer(norm_first: bool) -> None:
         src_key_padding_mask=padding,
         memory_key_padding_mask=padding,
     )
-    wanted = hidden @ network.decoder.embedding.weight.T + network.decoder.output.bias
+    wanted = hidden @ network.decoder.embedding.weight.T
+    if output_bias:
+        wanted = wanted + network.decoder.output.bias
+    else:
+        assert network.decoder.output.bias is None
     torch.testing.assert_close(network(source, lengths, target), wanted)
 
 
