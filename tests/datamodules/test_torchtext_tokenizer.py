@@ -55,7 +55,7 @@ class TestWithTorchtext:
         pytest.importorskip("torchtext")
 
     def test_words_are_torchtexts(self) -> None:
-        from torchtext.data import get_tokenizer  # type: ignore[import-not-found]
+        from torchtext.data import get_tokenizer
 
         made = TorchtextWords().train(TEXTS)
         split = get_tokenizer("basic_english")

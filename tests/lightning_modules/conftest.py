@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import matplotlib as mpl
 import pytest
@@ -346,7 +346,7 @@ def make_text_loader(make_text_batch: MakeTextBatch) -> MakeTextLoader:
 
     def make(*batches: TextBatch) -> TextLoader:
         dataset = cast(Dataset[TextBatch], list(batches) or [make_text_batch()] * 4)
-        return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is)
+        return DataLoader(dataset, batch_size=None, collate_fn=cast(Callable[[list[Any]], Any], _as_it_is))
 
     return make
 

@@ -168,7 +168,7 @@ def test_alignments_of_sentences_are_logged(
 
     def draw(system: LightningModule, texts: list[str]) -> Figure:
         drawn.append(texts)
-        return draw_attention(system, texts)  # type: ignore[arg-type]
+        return draw_attention(system, texts)
 
     monkeypatch.setattr(lightning_modules.callbacks, "draw_attention", draw)
     loader = make_text_loader()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -111,7 +112,7 @@ TRANSFORMER_WORDS = (
     *("--model.network.init_args.depth", "1", "--model.network.init_args.tie_embeddings", "none"),
     *("--model.lr_scheduler", "Noam", "--model.lr_scheduler.dim", "16", "--model.lr_scheduler.warmup_steps", "2"),
 )
-TEXT = {
+TEXT: dict[str, Any] = {
     "label_smoothing": 0.125,
     "strategy": BeamSearch(size=2, length_penalty=LengthPenalty(alpha=0.5)),
     "optimizer": partial(SGD, lr=0.25),
@@ -242,6 +243,10 @@ QUICK = (
     *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
     *("--trainer.enable_model_summary", "false"),
 )
+NUMBERS = (
+    *("--data.limit", "300", "--data.train_size", "60", "--data.val_size", "9", "--data.test_size", "9"),
+    *("--data.max_tokens", "99"),
+)
 REAL_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -266,6 +271,15 @@ def data_for(name: str) -> tuple[str, ...]:
             return ("--data.batch_size", "4", "--data.num_workers", "0")
         case "TorchvisionDataModule", "FashionMNIST" if REAL_FASHION.is_dir():
             return ("--data.batch_size", "8")
+        case "NumberBasesDataModule", _:
+            return NUMBERS
+        case "ParallelTextDataModule", _:
+            for split in ("train", "val", "test"):
+                for side in ("source", "target"):
+                    path = Path("text") / arguments[split]["init_args"][side]
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(gzip.compress(b"Two dogs play.\nA cat sleeps in the sun.\nSnow!\n" * 3))
+            return ("--data.root", "text", "--data.max_tokens", "64")
         case kind, which:
             pytest.skip(f"the data of {kind} {which or ''} is not on this machine")
 
@@ -280,22 +294,28 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCo
     [checkpoint, *_] = sorted(version.glob("checkpoints/[0-9]*.ckpt"))
     tested = run_command("test", *words, "--ckpt_path", checkpoint)
     assert tested.cli is not None, tested.err
-    assert 0 <= tested.cli.trainer.callback_metrics["test/accuracy"] <= 1
-    size = fitted.cli.model.transform.image_size
-    assert_loads_alone(checkpoint, fitted.cli.model, (torch.randn(2, fitted.cli.model.transform.channels, *size),))
+    metrics = tested.cli.trainer.callback_metrics
+    assert 0 <= metrics["test/accuracy" if "test/accuracy" in metrics else "test/token_accuracy"] <= 1
+    assert_loads_alone(checkpoint, fitted.cli.model, fitted.cli.model.export_inputs()[0])
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, run_command: RunCommand) -> None:
-    """On the digits enlarged, so that every recipe can be tried on every machine."""
+    """On the digits enlarged or on numbers, so that every recipe can be tried on every machine."""
     recipe = yaml.safe_load(find_recipe(name).read_text())
-    patch = recipe["model"]["init_args"]["network"]["init_args"]["patch_size"]
     callbacks = recipe["trainer"]["callbacks"]
     [maps] = [callback for callback in callbacks if callback["class_path"].endswith("AttentionMapLogger")]
     maps["init_args"]["every_n_epochs"] = 1
-    recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": 2 * patch, "batch_size": 8}}
-    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(recipe))
-    ran = run_command("fit", "--config", "digits.yaml", *QUICK)
+    patch = recipe["model"]["init_args"]["network"]["init_args"].get("patch_size")
+    if patch is not None:
+        recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": 2 * patch, "batch_size": 8}}
+        words: tuple[str, ...] = ()
+    else:
+        # One base on both sides, so that embeddings can be shared.
+        recipe["data"] = {"class_path": "NumberBasesDataModule", "init_args": {"target_base": 10}}
+        words = NUMBERS
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(recipe))
+    ran = run_command("fit", "--config", "other.yaml", *QUICK, *words)
     assert ran.cli is not None, ran.err
     [picture] = (tmp_path / "runs").rglob("figures/attention-*.png")
     with Image.open(picture) as image:

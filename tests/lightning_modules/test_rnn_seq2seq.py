@@ -56,7 +56,8 @@ def padded(lengths: list[int], *, padding: int = 0) -> Tensor:
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_encoder_is_torchs_network_on_each_sentence_alone(cell: Cell, bidirectional: bool, depth: int) -> None:
     encoder = RNNEncoder(V, RNNSizes(D, H, cell, depth), bidirectional=bidirectional).double().eval()
-    alone = CELLS[cell](
+    make: Callable[..., nn.RNNBase] = CELLS[cell]
+    alone = make(
         D, H // 2 if bidirectional else H, depth, batch_first=True, bidirectional=bidirectional, dtype=torch.float64
     )
     alone.load_state_dict(encoder.rnn.state_dict())
@@ -151,7 +152,7 @@ def test_every_attention_trains_with_every_cell_in_every_style(
     for _ in range(4):
         loss = system.training_step(batch, 0)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         for name, parameter in system.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def words(rows: int = B, length: int = T) -> Tensor:
 def stepwise(decoder: RNNTextDecoder, tokens: Tensor, memory: Encoded) -> tuple[Tensor, Tensor | None]:
     """Logits and maps of one token after the other."""
     state, logits, maps = decoder.start(memory), [], []
-    for token in tokens.split(1, dim=1):
+    for token in torch.split(tokens, 1, dim=1):
         output = decoder.step(token, state, need_weights=True)
         state = output.state
         logits.append(output.logits)
@@ -98,7 +99,7 @@ def stack_by_formula(kind: Cell, w: Weights, x: Tensor, states: list[list[Tensor
 
 def first_by_formula(kind: Cell, depth: int, w: Weights, summary: Tensor) -> list[list[Tensor]]:
     """tanh(W summary + b), all layers of h, then, for an LSTM, of c."""
-    parts = torch.tanh(w["bridge.weight"] @ summary + w["bridge.bias"]).split(H)
+    parts = torch.split(torch.tanh(w["bridge.weight"] @ summary + w["bridge.bias"]), H)
     return [list(parts[layer::depth]) for layer in range(depth)]
 
 
@@ -215,7 +216,7 @@ def test_hypotheses_on_one_memory_are_copies_of_the_sentence(
     # What the engine does with the first step's one hypothesis a sentence.
     chosen = torch.arange(B).repeat_interleave(beams)
     shared = DecodingState(shared.memory, select(shared.hypotheses, chosen))
-    for token in following.split(1, dim=2):
+    for token in torch.split(following, 1, dim=2):
         one = decoder.step(token[..., 0], shared, need_weights=True)
         other = decoder.step(token.reshape(-1, 1), alone, need_weights=True)
         torch.testing.assert_close(one.logits.flatten(0, 1), other.logits[:, 0])
@@ -225,7 +226,7 @@ def test_hypotheses_on_one_memory_are_copies_of_the_sentence(
         shared, alone = one.state, other.state
 
 
-def select(tree: object, chosen: Tensor) -> object:
+def select(tree: Any, chosen: Tensor) -> Any:  # noqa: ANN401
     """The chosen rows of every tensor in a tree of named tuples."""
     if isinstance(tree, Tensor):
         return tree[chosen]
@@ -279,8 +280,7 @@ def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., RNNTe
     decoder = drawn(make(V, H, F_, RNNSizes(D, H, cell, 2)))
     lengths = [5, 1, 3, 4]
     memory = source(lengths)
-    ids = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
-    written = generate(decoder, memory, BeamSearch(size=1), max_length=8, **ids)
+    written = generate(decoder, memory, BeamSearch(size=1), max_length=8, bos_id=BOS, eos_id=EOS, pad_id=PAD)
     assert memory.summary is not None
     for i, ([best], length) in enumerate(zip(written, lengths, strict=True)):
         alone = Encoded(memory.sequence[i : i + 1, :length], None, memory.summary[i : i + 1])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from lightning_modules import BeamSearch, Sampling, Seq2Seq, Seq2SeqNetwork, System
 
@@ -65,7 +66,7 @@ def test_the_mode_is_restored_and_dropout_is_off_meanwhile(
     system = make_writer()
     system.train(training)
     system.network.decoder.dropout = 0.9  # type: ignore[assignment]
-    system.network.encoder.eval()  # type: ignore[operator]  # frozen, as fine-tuning has it
+    cast(nn.Module, system.network.encoder).eval()  # frozen, as fine-tuning has it
     modes = [module.training for module in system.modules()]
     assert system.translate(sentences) == system.translate(sentences)
     system.plot(sentences[:1])
@@ -131,7 +132,8 @@ def test_a_plot_has_a_row_a_written_token_and_a_column_a_source_token(
 def test_a_plot_without_attention_or_without_text_is_refused(make_writer: MakeTranslator) -> None:
     with pytest.raises(ValueError, match="FixedVectorDecoder has no attention, so nothing shows where it looked"):
         make_writer("fixed").plot(["ein Vogel"])
-    for texts in ([], "ein Vogel"):
+    nothing: list[str] = []
+    for texts in (nothing, "ein Vogel"):
         with pytest.raises(ValueError, match="texts must be a list of at least one sentence, got"):
             make_writer().plot(texts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from attention_blocks import (
     SelfAttention,
 )
 from lightning_modules import System, TransformerSeq2Seq, TransformerTranslator
+from lightning_modules.transformer_seq2seq import Tied
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import (
@@ -86,7 +87,7 @@ def attention_weights(block: MultiHeadAttention) -> dict[str, Tensor]:
 def torchs_own(network: TransformerTranslator, *, norm_first: bool) -> nn.Transformer:
     """torch.nn.Transformer with the weights of ours; the paper's post-norm has no further norm at the end."""
     end = (lambda: nn.LayerNorm(D)) if norm_first else (lambda: None)
-    arguments = {"dropout": 0.0, "batch_first": True, "norm_first": norm_first}
+    arguments: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": norm_first}
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(D, HEADS, WIDE, **arguments), 2, end(), enable_nested_tensor=False
     )
@@ -110,7 +111,7 @@ def torchs_own(network: TransformerTranslator, *, norm_first: bool) -> nn.Transf
                 for name, value in getattr(layer, f"{ours}_norm").state_dict().items():
                     weights[f"{start}{norm}.{name}"] = value
                 if ours == "feed_forward":
-                    for name, value in layer.feed_forward.state_dict().items():
+                    for name, value in layer.get_submodule("feed_forward").state_dict().items():
                         ends = name.replace("up_proj", "linear1").replace("down_proj", "linear2")
                         weights[start + ends] = value
                 else:
@@ -182,7 +183,7 @@ def test_tied_embeddings_share_their_storage(tied: str, tables: int) -> None:
 
 @pytest.mark.parametrize("tied", ["none", "target", "all"])
 def test_tying_survives_training_and_loading(
-    tied: str,
+    tied: Tied,
     tmp_path: Path,
     make_trainer: MakeTrainer,
     make_text_batch: MakeTextBatch,
@@ -190,7 +191,7 @@ def test_tying_survives_training_and_loading(
     tokenizers: TextTokenizers,
 ) -> None:
     network = partial(TransformerTranslator, dim=D, depth=1, tie_embeddings=tied)
-    system = TransformerSeq2Seq(tokenizers.target, tokenizers.target, network)  # type: ignore[arg-type]
+    system = TransformerSeq2Seq(tokenizers.target, tokenizers.target, network)
     trainer = make_trainer(max_steps=2)
     sentence = ["the dog sees"]
     dataset_batch = make_text_batch()._replace(

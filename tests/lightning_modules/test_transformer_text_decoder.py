@@ -64,7 +64,7 @@ def words(rows: int, length: int) -> Tensor:
 
 def stepwise(decoder: TransformerTextDecoder, tokens: Tensor, memory: Encoded) -> tuple[Tensor, Tensor]:
     state, logits, maps = decoder.start(memory), [], []
-    for token in tokens.split(1, dim=1):
+    for token in torch.split(tokens, 1, dim=1):
         output = decoder.step(token, state, need_weights=True)
         state = output.state
         assert output.weights is not None
@@ -110,7 +110,7 @@ def test_hypotheses_on_one_memory_are_copies_of_the_sentence(attention: Callable
     # What the engine does with the first step's one hypothesis a sentence.
     pasts = torch.utils._pytree.tree_map(lambda part: part.repeat_interleave(beams, 0), shared.hypotheses)
     shared = shared._replace(hypotheses=pasts)
-    for token in words(2 * beams, 3).view(2, beams, 3).split(1, dim=2):
+    for token in torch.split(words(2 * beams, 3).view(2, beams, 3), 1, dim=2):
         one = decoder.step(token[..., 0], shared, need_weights=True)
         other = decoder.step(token.reshape(-1, 1), alone, need_weights=True)
         torch.testing.assert_close(one.logits.flatten(0, 1), other.logits[:, 0])
@@ -152,8 +152,7 @@ def greedy(decoder: TransformerTextDecoder, memory: Encoded, longest: int) -> li
 def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., TransformerTextDecoder]) -> None:
     decoder, lengths = drawn(make(V, dim=D, depth=2)), [5, 1, 3, 4]
     memory = source(lengths)
-    ids = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
-    written = generate(decoder, memory, BeamSearch(size=1), max_length=8, **ids)
+    written = generate(decoder, memory, BeamSearch(size=1), max_length=8, bos_id=BOS, eos_id=EOS, pad_id=PAD)
     with torch.inference_mode():
         for i, ([best], length) in enumerate(zip(written, lengths, strict=True)):
             assert best.tokens == greedy(decoder, Encoded(memory.sequence[i : i + 1, :length], None, None), 8)
