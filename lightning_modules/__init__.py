@@ -16,7 +16,7 @@ from lightning_modules.seq2seq import Seq2Seq, Seq2SeqNetwork
 from lightning_modules.system import System
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_generator import TextGenerator
-from lightning_modules.text_metrics import CorpusBLEU
+from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF
 from lightning_modules.transformer_seq2seq import TransformerSeq2Seq, TransformerTranslator
 from lightning_modules.transformer_text_decoder import TransformerTextDecoder
 from lightning_modules.vit import AttentionMaps, VisionTransformer, ViTClassifier
@@ -31,6 +31,7 @@ __all__ = [
     "ConvStem",
     "ConvStemTransformer",
     "CorpusBLEU",
+    "CorpusCHRF",
     "Decoder",
     "DecodingState",
     "DecodingStrategy",

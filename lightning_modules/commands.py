@@ -75,7 +75,8 @@ def translate(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--input: there is no file {str(options.input)!r}")
     lines = options.input.open(encoding="utf-8") if options.input else sys.stdin
     start, count, columns = time.perf_counter(), 0, (TextColumn("{task.description}"), MofNCompleteColumn())
-    with lines, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with lines, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("sentences", total=None)
         while chunk := [line.rstrip("\n") for line in itertools.islice(lines, LINES_AT_A_TIME)]:
             print(*system.translate(chunk, strategy, batch_size=options.batch_size), sep="\n", flush=True)

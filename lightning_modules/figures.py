@@ -110,7 +110,8 @@ def alignment(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targe
     rows = figure.subplots(len(weights), 1, squeeze=False, gridspec_kw={"height_ratios": [h for _, h in sizes]})[:, 0]
     for axis, heat, source, target in zip(rows, weights, sources, targets, strict=True):
         axis.imshow(heat.float().cpu().numpy(), cmap="Greys", vmin=0.0, vmax=1.0)
-        axis.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor")
-        axis.set_yticks(range(len(target)), target)
+        # A token with two dollars in it is no formula.
+        axis.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor", parse_math=False)
+        axis.set_yticks(range(len(target)), target, parse_math=False)
         axis.xaxis.tick_top()
     return figure

@@ -264,7 +264,7 @@ class TestSummary:
 
     def test_said_once_when_training_begins(self, caplog: pytest.LogCaptureFixture) -> None:
         data = Numbers(Character())
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
             data.setup("fit")
             data.setup("test")
         assert caplog.text.count("Numbers: 81 pairs") == 1

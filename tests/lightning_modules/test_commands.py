@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lightning_modules import BeamSearch, Sampling, Seq2Seq
+from lightning_modules import BeamSearch, LengthPenalty, Sampling, Seq2Seq
 from lightning_modules.commands import COMMANDS
 from lightning_modules.recipe_files import RECIPES, recipe_names
 
@@ -196,7 +196,7 @@ def test_missing_words_are_named(command: str, run_command: RunCommand) -> None:
 @pytest.fixture
 def translator(make_writer: MakeTranslator, make_trainer: MakeTrainer, tmp_path: Path) -> Seq2Seq:
     """A system whose checkpoint is the file translator.ckpt."""
-    system = make_writer(strategy=BeamSearch(size=2))
+    system = make_writer("bahdanau", strategy=BeamSearch(size=2))
     save(system, tmp_path / "translator.ckpt", make_trainer)
     return system
 
@@ -243,15 +243,16 @@ def test_translate_with_another_beam_keeps_the_rest_of_the_strategy(
     make_trainer: MakeTrainer,
     run_command: RunCommand,
 ) -> None:
-    system = make_writer(strategy=BeamSearch(size=2, no_repeat_ngram=1))
+    plain = LengthPenalty(alpha=0.0)
+    system = make_writer("bahdanau", strategy=BeamSearch(size=2, length_penalty=plain))
     save(system, tmp_path / "one.ckpt", make_trainer)
     (tmp_path / "in.txt").write_text("\n".join(sentences))
     ran = run_command("translate", "one.ckpt", "--input", "in.txt", "--beam", 4)
-    wanted = system.translate(sentences, BeamSearch(size=4, no_repeat_ngram=1))
+    wanted = system.translate(sentences, BeamSearch(size=4, length_penalty=plain))
     assert ran.out.splitlines() == wanted
     assert wanted != system.translate(sentences, BeamSearch(size=4))
     assert wanted != system.translate(sentences)
-    save(make_writer(strategy=Sampling()), tmp_path / "two.ckpt", make_trainer)
+    save(make_writer("bahdanau", strategy=Sampling()), tmp_path / "two.ckpt", make_trainer)
     ran = run_command("translate", "two.ckpt", "--input", "in.txt", "--beam", 4)
     assert ran.out.splitlines() == system.translate(sentences, BeamSearch(size=4))
 

@@ -68,7 +68,7 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Marian:
                 decoder_start_token_id=pad,
                 eos_token_id=0,
                 forced_eos_token_id=None,
-                max_position_embeddings=64,
+                max_position_embeddings=128,  # longer than any translation here may become
                 init_std=0.2,
             )
         ).eval()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from lightning_modules import CorpusBLEU
-from lightning_modules.text_metrics import CorpusCHRF, CorpusScore
+from lightning_modules import CorpusBLEU, CorpusCHRF
+from lightning_modules.text_metrics import CorpusScore
 
 WORDS = ["a", "A", "the", "The", "cat", "Cat", "sat", "on", "mat", ",", ".", "don't", "3.5"]
 LINES = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
