@@ -26,7 +26,7 @@ def padding_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
         <BLANKLINE>
                 [[1, 1, 1]]], dtype=torch.int32)
     """
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+    if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must hold whole numbers, got {lengths.dtype}; pass how many tokens each sequence has")
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have shape (B,), got {tuple(lengths.shape)}; pass one length a sequence")

@@ -78,6 +78,7 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Marian:
             model.final_logits_bias.normal_()
             model.final_logits_bias[0, 0] = 4.0  # so that some sentences end
     model.generation_config.num_beams = 3
+    model.generation_config.bad_words_ids = [[pad]]  # as every converted model says; we never write padding
     files = (str(folder / "source.spm"), str(folder / "target.spm"), str(folder / "vocab.json"))
     return Marian(model, transformers.MarianTokenizer(*files))
 
