@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from datamodules.sentencepiece_tokenizer import SentencePieceTokenizer
 from lightning_modules import System, TransformerSeq2Seq
 from lightning_modules.beam_search import BeamSearch, LengthPenalty
 
@@ -160,10 +159,3 @@ def test_what_is_no_marian_model_is_refused(marian: Marian) -> None:
     )
     with pytest.raises(ValueError, match="no translation of its scale_embedding=False is known"):
         TransformerSeq2Seq.from_marian(transformers.MarianMTModel(config), marian.tokenizer)
-
-
-def test_what_a_sentencepiece_tokenizer_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="definition lacks bos, eos, model, pad, unk"):
-        SentencePieceTokenizer('{"vocabulary": {}}')
-    with pytest.raises(FileNotFoundError, match=r"model: there is no file .*none\.spm"):
-        SentencePieceTokenizer.from_files(tmp_path / "none.spm", {}, pad_id=0, unk_id=1, bos_id=2, eos_id=3)
