@@ -582,7 +582,8 @@ def test_the_same_sequences_and_scores_as_hugging_face(size: int, alpha: float, 
             expected = output.sequences_scores.tolist()
             assert [hypothesis.score for hypothesis in ours] == pytest.approx(expected, rel=1e-4, abs=1e-4)
         lengths |= {len(tokens) for tokens in theirs}
-    assert len(lengths) > 1  # else nothing is seen of the penalty
+    # Else little is seen of the penalty, which greedy search does not ask.
+    assert len(lengths) > (2 if size > 1 else 1)
 
 
 def test_a_decoder_is_whatever_has_the_two_methods() -> None:
