@@ -135,7 +135,7 @@ class TextGenerator(System):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
         """Cross-entropy of each token given those before it, a mean over the tokens."""
         target = self.target(batch)
-        features, labels = self._features(batch, target), target[:, 1:]
+        features, labels = self._features(self.encode(batch), target), target[:, 1:]
         real = labels != self.target_tokenizer.pad_id
         output = self.decoder.output
         loss = linear_cross_entropy(
@@ -173,6 +173,7 @@ class TextGenerator(System):
         *,
         n_best: int = 1,
         need_weights: bool = False,
+        memory: Encoded | None = None,
     ) -> list[list[Hypothesis]]:
         """The best hypotheses for each row of a batch, the best one first.
 
@@ -181,11 +182,12 @@ class TextGenerator(System):
             strategy: the system's own when left out.
             n_best: how many for each.
             need_weights: also tell where each token was looked for.
+            memory: the batch as :meth:`encode` gives it, where that is known already.
         """
         tokenizer = self.target_tokenizer
         return generate(
             self.decoder,
-            self.encode(batch),
+            self.encode(batch) if memory is None else memory,
             self.strategy if strategy is None else strategy,
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
@@ -199,17 +201,17 @@ class TextGenerator(System):
         """The text of each best hypothesis."""
         return self.target_tokenizer.decode([best[0].tokens for best in hypotheses])
 
-    def _features(self, batch: Any, target: Tensor) -> Tensor:  # noqa: ANN401
-        return self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
+    def _features(self, memory: Encoded, target: Tensor) -> Tensor:
+        return self.decoder(target[:, :-1], memory, **self.decoder_arguments())
 
     def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
-        target = self.target(batch)
-        logits, labels = self.decoder.output(self._features(batch, target)), target[:, 1:]
+        target, memory = self.target(batch), self.encode(batch)
+        logits, labels = self.decoder.output(self._features(memory, target)), target[:, 1:]
         real = labels != self.target_tokenizer.pad_id
         losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none")
         scores.loss.update(losses)
         scores.accuracy.update((logits.argmax(dim=-1) == labels)[real].float())
-        scores.update(self.texts(self.write(batch, strategy)), self.references(batch))
+        scores.update(self.texts(self.write(batch, strategy, memory=memory)), self.references(batch))
 
     def _finish(self, stage: str, scores: TextScores) -> None:
         found = scores.compute()
