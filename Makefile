@@ -41,6 +41,7 @@ demo: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.demo
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:

@@ -3,7 +3,7 @@
 from lightning_modules.beam_search import BeamSearch, LengthPenalty
 from lightning_modules.callbacks import AttentionMapLogger, LossCurve, TranslationLogger
 from lightning_modules.classification import Classification, Classifier
-from lightning_modules.conv_stem import ConvStem, ConvStemTransformer
+from lightning_modules.conv_stem import ConvStem, ConvStemTransformer, DeepConvStem, DeepConvStemTransformer
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.ensemble import Ensemble
 from lightning_modules.generation import Decoder, DecodingState, Hypothesis, StepOutput, generate
@@ -35,6 +35,8 @@ __all__ = [
     "Decoder",
     "DecodingState",
     "DecodingStrategy",
+    "DeepConvStem",
+    "DeepConvStemTransformer",
     "Encoded",
     "Ensemble",
     "FixedVectorDecoder",

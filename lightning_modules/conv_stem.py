@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from attention_blocks.kernels import Linear
@@ -44,27 +45,37 @@ class ConvStem(nn.Module):
             raise ValueError(
                 f"a convolutional stem halves the image; patch_size must be 2, 4, 8, 16, …, got {patch_size}"
             )
-        halvings = size.bit_length() - 1
-        if dim % 2 ** (halvings - 1):
-            raise ValueError(
-                f"the features double {halvings - 1} times up to dim, so dim must be a multiple of "
-                f"{2 ** (halvings - 1)} with patch_size {size}, got dim={dim}"
-            )
         self.in_channels = in_channels
         self.patch_size = patch_size
-        widths = [in_channels] + [dim // 2**left for left in reversed(range(halvings))]
+        halvings = size.bit_length() - 1
+        convolutions = self.plan(halvings)
+        narrowest = 2 ** convolutions[0][0]
+        if dim % narrowest:
+            raise ValueError(
+                f"the features double {convolutions[0][0]} times up to dim, so dim must be a multiple of {narrowest} "
+                f"with patch_size {size}, got dim={dim}"
+            )
+        widths = [in_channels, *(dim // 2**doublings for doublings, _ in convolutions)]
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
                     # The norm takes every mean away again, so a bias would do nothing.
-                    nn.Conv2d(narrow, wide, kernel_size=3, stride=2, padding=1, bias=False),
-                    nn.BatchNorm2d(wide),
+                    nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
                     nn.ReLU(inplace=True),
                 )
-                for narrow, wide in pairwise(widths)
+                for (before, after), (_, stride) in zip(pairwise(widths), convolutions, strict=True)
             )
         )
         self.proj = Linear(dim, dim)
+
+    def plan(self, halvings: int) -> list[tuple[int, int]]:
+        """The convolutions: how often the features still double behind each, and its stride.
+
+        Args:
+            halvings: how often the image is halved.
+        """
+        return [(doublings, 2) for doublings in reversed(range(halvings))]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H / height, W / width, D).
@@ -73,7 +84,33 @@ class ConvStem(nn.Module):
             ValueError: another shape, or the image is smaller than a patch or no whole number of patches.
         """
         check_images(images, self.in_channels, self.patch_size)
+        # Features last: convolutions on CPUs are faster, and the linear map need not copy.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.proj(self.stages(images).permute(0, 2, 3, 1))
+
+
+class DeepConvStem(ConvStem):
+    """A :class:`ConvStem` with a convolution of stride 1 before the first halving and behind each, for small images.
+
+    ::
+
+        (B, C, H, W) ─ conv 3x3 ─ [conv 3x3 / 2 ─ conv 3x3] x log2(patch) ─ linear ─▶ (B, H / patch, W / patch, D)
+
+    The first convolution sees every pixel, which matters where an image has few; batch norm and ReLU follow each.
+
+    References:
+        Xiao et al. 2021, "Early Convolutions Help Transformers See Better", whose stem of 18 GF alternates strides.
+
+    Example:
+        >>> import torch
+        >>> DeepConvStem(3, 8, (4, 4))(torch.randn(2, 3, 12, 16)).shape
+        torch.Size([2, 3, 4, 8])
+    """
+
+    def plan(self, halvings: int) -> list[tuple[int, int]]:
+        """See :meth:`ConvStem.plan`."""
+        behind = [(doublings, stride) for doublings, _ in super().plan(halvings) for stride in (2, 1)]
+        return [(halvings, 1), *behind]
 
 
 class ConvStemTransformer(VisionTransformer):
@@ -92,3 +129,18 @@ class ConvStemTransformer(VisionTransformer):
     """
 
     patch_embedding = ConvStem
+
+
+class DeepConvStemTransformer(VisionTransformer):
+    """A :class:`VisionTransformer` whose patches are embedded by a :class:`DeepConvStem`; the arguments are the same.
+
+    References:
+        Xiao et al. 2021, "Early Convolutions Help Transformers See Better".
+
+    Example:
+        >>> network = DeepConvStemTransformer(10, image_size=(16, 24), patch_size=8, dim=64, depth=2)
+        >>> network(torch.randn(2, 3, 16, 24)).shape
+        torch.Size([2, 10])
+    """
+
+    patch_embedding = DeepConvStem

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from attention_blocks.kernels import packed
 from lightning_modules.beam_search import BeamSearch
 from lightning_modules.decoding_strategy import DecodingStrategy, Options
 
@@ -153,7 +154,7 @@ def generate(
     """
     if n_best < 1:
         raise ValueError(f"n_best must be 1 or more, got {n_best}")
-    with torch.inference_mode():
+    with torch.inference_mode(), packed(*_modules(decoder)):
         state = decoder.start(memory)
         sentences, vocabulary = _read(state, eos_id, max_length, min_length, _unpad(prefix, pad_id))
         search = _Search(
@@ -175,6 +176,12 @@ def generate(
         ]
         for hypotheses in found
     ]
+
+
+def _modules(decoder: Decoder) -> list[nn.Module]:
+    """The networks that a decoder is, or is an ensemble of."""
+    members = [decoder, *getattr(decoder, "decoders", ())]
+    return [member for member in members if isinstance(member, nn.Module)]
 
 
 class _Sentences(NamedTuple):

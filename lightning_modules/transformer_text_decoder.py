@@ -38,6 +38,10 @@ class TransformerMemory(NamedTuple):
     position: int
 
 
+# A beam soon forsakes most of what it tried; after so many steps the places that nobody looks back at are let go.
+TIDY_EVERY = 6
+
+
 def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, dropout: float, *, offset: int = 0) -> Tensor:
     """The paper's input: token vectors times the square root of D, positions added, dropout.
 
@@ -138,13 +142,16 @@ class TransformerTextDecoder(TextDecoder):
     ) -> tuple[DecoderOutput, TransformerMemory, Tensor]:
         """Hypotheses stay where they are in the caches; what follows the beam is whose past is where."""
         batch, beams = shape
+        if memory.caches is not None and beams > 1 and memory.position % TIDY_EVERY == 0:
+            caches, ancestry = _without_the_forsaken(memory.caches, ancestry.view(batch, beams, -1))
+            memory = memory._replace(caches=caches)
         new = torch.eye(beams, dtype=torch.bool, device=x.device).expand(batch, -1, -1).flatten(0, 1)
         ancestry = torch.cat([ancestry, new], dim=1)
         output, caches = self.layers.step_beams(
             x.view(batch, beams, -1),
             memory.caches,
             memory.layers,
-            ancestry.view(batch, beams, -1),
+            ancestry.view(batch, beams, -1) if beams > 1 else None,
             memory.mask,
             offset=memory.position,
             need_weights=need_weights,
@@ -158,3 +165,19 @@ class TransformerTextDecoder(TextDecoder):
         states = tuple(DecoderLayerState(past, layer) for past, layer in zip(pasts, memory.layers, strict=True))
         output, after = self.layers.step(x, states, memory_mask=memory.mask, need_weights=need_weights)
         return output, memory, tuple(one.past for one in after)
+
+
+def _without_the_forsaken(caches: tuple[Cache, ...], ancestry: Tensor) -> tuple[tuple[Cache, ...], Tensor]:
+    """The caches and the ancestry, (B K, places), of those places that are some hypothesis's past.
+
+    Args:
+        caches: of each layer.
+        ancestry: (B, K, places).
+    """
+    alive = ancestry.any(dim=1)
+    # Sentences with fewer of them keep some forsaken ones, which nobody looks at.
+    most = int(alive.sum(dim=1).max())
+    places = alive.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    ancestry = ancestry.gather(2, places[:, None].expand(-1, ancestry.size(1), -1))
+    room = TIDY_EVERY * ancestry.size(1)
+    return tuple(cache.select(places, room) for cache in caches), ancestry.flatten(0, 1)

@@ -1,5 +1,5 @@
 """What is computed otherwise where the hardware is better served that way; nothing here changes a result."""
 
-from attention_blocks.kernels.linear import Linear, linear
+from attention_blocks.kernels.linear import Linear, linear, packed
 
-__all__ = ["Linear", "linear"]
+__all__ = ["Linear", "linear", "packed"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -15,8 +18,50 @@ Activation = Literal["relu", "gelu"]
 # that torch.compile emits for linear maps on CPUs.
 _AVAILABLE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-# Smaller products are over before oneDNN has begun.
-WORTHWHILE = 2**24
+# Smaller products are over before oneDNN has begun; where the weights lie ready for it, it begins sooner.
+WORTHWHILE, WORTHWHILE_PACKED = 2**24, 2**19
+
+# By the identity of a weight: the weight itself, so that no other one can take its identity, and its packed copy.
+_PACKED: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("packed weights", default=None)
+
+
+@contextmanager
+def packed(*modules: nn.Module) -> Iterator[None]:
+    """Within it, the :class:`Linear` maps of the modules read weights that lie as oneDNN wants them.
+
+    Laying them out costs about as much as one product with as many rows as the weight has columns, so this is for the
+    many small products of decoding: 1.1 to 1.2 times as fast for 64 to 320 rows, and several times for one to five
+    rows and a large vocabulary. Only products without gradients take part, in this thread and for float32 weights on a
+    CPU; elsewhere nothing changes. The copies take the memory of the weights until the context is left; the weights
+    must not change meanwhile.
+
+    Args:
+        modules: whose maps, their submodules' too.
+
+    Example:
+        >>> network, x = nn.Sequential(Linear(512, 2048), nn.ReLU(), Linear(2048, 8)), torch.randn(3, 512)
+        >>> with torch.inference_mode():
+        ...     expected = network(x)
+        ...     with packed(network):
+        ...         found = network(x)
+        >>> torch.allclose(found, expected, atol=1e-5)
+        True
+    """
+    weights = [
+        each.weight
+        for module in modules
+        for each in module.modules()
+        if isinstance(each, Linear) and each.weight.device.type == "cpu" and each.weight.dtype == torch.float32
+    ]
+    if not _AVAILABLE or torch.compiler.is_compiling() or not torch._C._get_mkldnn_enabled():
+        weights = []
+    with torch.no_grad():
+        found = {id(w): (w, torch.ops.mkldnn._reorder_linear_weight(w)) for w in weights if type(w) is nn.Parameter}
+    token = _PACKED.set({**(_PACKED.get() or {}), **found})
+    try:
+        yield
+    finally:
+        _PACKED.reset(token)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Activation | None = None) -> Tensor:
@@ -61,9 +106,9 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     return (
         _AVAILABLE
         and not torch.compiler.is_compiling()
-        and x.numel() * weight.size(0) >= WORTHWHILE
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
+        and x.numel() * weight.size(0) >= (WORTHWHILE if _packed_copy(weight) is None else WORTHWHILE_PACKED)
         and type(x) is Tensor
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_cpu_enabled()
@@ -75,7 +120,17 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
     algorithm = "none" if activation == "gelu" else ""
+    copy = _packed_copy(weight)
+    weight = weight if copy is None else copy
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation or "none", [], algorithm)
+
+
+def _packed_copy(weight: Tensor) -> Tensor | None:
+    copies = _PACKED.get()
+    if not copies or torch.is_grad_enabled():
+        return None
+    _, copy = copies.get(id(weight), (None, None))
+    return copy
 
 
 def _activated(x: Tensor, activation: Activation | None) -> Tensor:

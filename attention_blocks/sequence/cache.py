@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attention_blocks.sequence.attention import Memory
@@ -54,8 +56,27 @@ class Cache(NamedTuple):
         value[..., self.length : length, :] = later.value
         return Cache(key, value, length)
 
+    def select(self, places: Tensor, room: int = 0) -> Cache:
+        """A cache of some of the places only; this one stays as it is.
+
+        Args:
+            places: (B, S) int64, which places of each sequence, in their new order.
+            room: for so many later ones.
+        """
+        padded = F.pad(places, (0, room))
+        return Cache(_picked(self.key, padded), _picked(self.value, padded), places.size(1))
+
 
 def _grown(part: Tensor, length: int, capacity: int) -> Tensor:
     larger = part.new_empty(*part.shape[:-2], capacity, part.size(-1))
     larger[..., :length, :] = part[..., :length, :]
     return larger
+
+
+def _picked(part: Tensor, places: Tensor) -> Tensor:
+    *lead, capacity, features = part.shape
+    # Whole rows by their number are copied much faster than feature by feature.
+    groups = part.numel() // (len(places) * capacity * features) if len(places) else 1
+    first = torch.arange(len(places) * groups, device=part.device)[:, None] * capacity
+    rows = first + places.repeat_interleave(groups, dim=0)
+    return part.reshape(-1, features).index_select(0, rows.flatten()).view(*lead, places.size(1), features)

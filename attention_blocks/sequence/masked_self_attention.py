@@ -141,7 +141,7 @@ class MaskedSelfAttention(SelfAttention):
         return self.window is None and self.score_bias is None
 
     def step_beams(
-        self, query: Tensor, cache: Cache | None, ancestry: Tensor, *, offset: int, need_weights: bool = False
+        self, query: Tensor, cache: Cache | None, ancestry: Tensor | None, *, offset: int, need_weights: bool = False
     ) -> tuple[AttentionOutput, Cache]:
         """Decodes the next token of K hypotheses of each sequence, whose pasts lie side by side in one cache.
 
@@ -152,7 +152,7 @@ class MaskedSelfAttention(SelfAttention):
             query: (B, K, D), one place of each hypothesis, all at one position.
             cache: what the last step returned; ``None`` at the start.
             ancestry: boolean, (B, K, S + K): which of the S places in the cache, and of the K new ones behind them,
-                are the hypothesis's own past and present.
+                are the hypothesis's own past and present; ``None`` where all are, there being one hypothesis.
             offset: the position of the new places in their sequences.
             need_weights: also return the maps, (B, N, K, S + K).
 

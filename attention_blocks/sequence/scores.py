@@ -12,6 +12,8 @@ from attention_blocks.sequence.masks import causal_mask, check_boolean
 # Whether the fused kernel can be relied on for CPUs in half precision and when traced. Torch 2.5 brought this switch
 # together with products of halves that are summed in float32.
 _SOUND_ON_CPU = hasattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp")
+# So few queries of each sequence, as there are hypotheses in a beam: below, the fused kernel of CPUs is the slower one.
+_FEW = 8
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -78,7 +80,8 @@ def dot_product_attention(
 
     Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
     is computed explicitly, its scores in float32. Both give the same context and gradients. (On CPUs under torch 2.3
-    and 2.4, compiled code and half precision take the explicit path too.)
+    and 2.4, compiled code and half precision take the explicit path too; and on all CPUs a step of decoding, whose few
+    queries the fused kernel was not made for.)
 
     Args:
         query: (B, N, T_q, D_k).
@@ -96,7 +99,7 @@ def dot_product_attention(
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    explicit = need_weights or _fused_errs(query)
+    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query)
     if causal and (explicit or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
@@ -128,6 +131,17 @@ def _fused_errs(query: Tensor) -> bool:
     # Its products of halves are halves, which overflow; autocast makes halves of wider operands.
     by_autocast = torch.is_autocast_cpu_enabled() and torch.get_autocast_cpu_dtype() == torch.float16
     return by_autocast or query.dtype == torch.float16
+
+
+def _fused_is_slow(query: Tensor) -> bool:
+    return (
+        query.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and query.size(-2) <= _FEW
+        and query.dtype == torch.float32
+        and not torch.is_autocast_cpu_enabled()
+    )
 
 
 def single_head_attention(

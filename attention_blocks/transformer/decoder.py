@@ -175,7 +175,9 @@ class DecoderLayer(nn.Module):
         # Only the block knows the shape of its own Memory: one place is projected and cut off again.
         place = self.self_attention.project(memory.new_zeros(memory.size(0), 1, self.dim))
         past = Memory(place.key[..., :0, :], place.value[..., :0, :])
-        return DecoderLayerState(past, self.cross_attention.project(memory))
+        # Heads that come out of one map lie interleaved; each step reads them all, faster where each is in one piece.
+        projected = Memory(*(part.contiguous() for part in self.cross_attention.project(memory)))
+        return DecoderLayerState(past, projected)
 
     def step(
         self,
@@ -213,7 +215,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         cache: Cache | None,
         memory: Memory,
-        ancestry: Tensor,
+        ancestry: Tensor | None,
         memory_mask: Tensor | None = None,
         *,
         offset: int,
@@ -428,7 +430,7 @@ class TransformerDecoder(nn.Module):
         x: Tensor,
         caches: tuple[Cache, ...] | None,
         memories: tuple[Memory, ...],
-        ancestry: Tensor,
+        ancestry: Tensor | None,
         memory_mask: Tensor | None = None,
         *,
         offset: int,

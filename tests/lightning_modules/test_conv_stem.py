@@ -10,7 +10,14 @@ from torch import nn
 
 from attention_blocks import SelfAttention
 from datamodules import ImageTransform
-from lightning_modules import ConvStem, ConvStemTransformer, VisionTransformer, ViTClassifier
+from lightning_modules import (
+    ConvStem,
+    ConvStemTransformer,
+    DeepConvStem,
+    DeepConvStemTransformer,
+    VisionTransformer,
+    ViTClassifier,
+)
 
 
 def network(image_size: int | tuple[int, int] = 16, patch_size: int = 4) -> ConvStemTransformer:
@@ -19,17 +26,23 @@ def network(image_size: int | tuple[int, int] = 16, patch_size: int = 4) -> Conv
     ).eval()
 
 
-def test_the_stem_written_out() -> None:
+@pytest.mark.parametrize(
+    ("make", "strides", "widths"),
+    [(ConvStem, (2, 2), (8, 16)), (DeepConvStem, (1, 2, 1, 2, 1), (4, 8, 8, 16, 16))],
+)
+def test_the_stem_written_out(make: type[ConvStem], strides: tuple[int, ...], widths: tuple[int, ...]) -> None:
     """Xiao et al., section 3: convolutions with batch norm and ReLU, features doubling, then a 1 x 1 convolution."""
-    stem = ConvStem(2, 16, (4, 4)).double()
+    stem = make(2, 16, (4, 4)).double()
     for _ in range(3):
         stem(torch.randn(8, 2, 8, 12, dtype=torch.float64))  # so that the running averages say something
     stem.eval()
     state = stem.state_dict()
     images = torch.randn(2, 2, 8, 12, dtype=torch.float64)
     x = images
-    for stage in ("stages.0", "stages.1"):
-        x = F.conv2d(x, state[f"{stage}.0.weight"], stride=2, padding=1)
+    for index, (stride, width) in enumerate(zip(strides, widths, strict=True)):
+        stage = f"stages.{index}"
+        x = F.conv2d(x, state[f"{stage}.0.weight"], stride=stride, padding=1)
+        assert x.size(1) == width
         mean, variance = (state[f"{stage}.1.running_{name}"].view(-1, 1, 1) for name in ("mean", "var"))
         scale, shift = (state[f"{stage}.1.{name}"].view(-1, 1, 1) for name in ("weight", "bias"))
         x = ((x - mean) / (variance + 1e-5).sqrt() * scale + shift).clamp(min=0)
@@ -72,6 +85,11 @@ def test_sizes_that_do_not_fit(dim: int, patch_size: tuple[int, int], message: s
         ConvStem(3, dim, patch_size)
 
 
+def test_a_deep_stem_halves_its_features_once_more() -> None:
+    with pytest.raises(ValueError, match=r"double 4 times up to dim, so dim must be a multiple of 16 .* got dim=24"):
+        DeepConvStem(3, 24, (16, 16))
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -93,6 +111,12 @@ def test_the_rest_is_a_vision_transformer() -> None:
     others = {name for name, _ in network().named_parameters() if not name.startswith("patches.")}
     plain = VisionTransformer(3, 16, 2, patch_size=4, dim=16, depth=2)
     assert others == {name for name, _ in plain.named_parameters() if not name.startswith("patches.")}
+
+
+def test_a_deep_stem_takes_the_place_of_the_other() -> None:
+    model = DeepConvStemTransformer(3, (16, 24), 2, patch_size=4, dim=16, depth=1)
+    assert isinstance(model.patches, DeepConvStem)
+    assert model(torch.randn(2, 2, 16, 24)).shape == (2, 3)
 
 
 def test_a_classifier_of_it_shows_where_it_looked() -> None:

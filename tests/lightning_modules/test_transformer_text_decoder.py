@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attention_blocks import (
     Attention,
+    Cache,
     DecoderLayer,
     LearnedPosition,
     MaskedSelfAttention,
@@ -24,6 +25,7 @@ from attention_blocks import (
     padding_mask,
 )
 from lightning_modules import BeamSearch, TransformerTextDecoder, generate
+from lightning_modules import transformer_text_decoder as module
 from lightning_modules.text_decoder import Encoded
 
 V, D, T_K = 11, 16, 5
@@ -156,6 +158,30 @@ def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., Trans
     with torch.inference_mode():
         for i, ([best], length) in enumerate(zip(written, lengths, strict=True)):
             assert best.tokens == greedy(decoder, Encoded(memory.sequence[i : i + 1, :length], None, None), 8)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+@every_kind
+def test_places_that_no_hypothesis_looks_back_at_are_not_missed(
+    make: Callable[..., TransformerTextDecoder], every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, memory = drawn(make(V, dim=D, depth=2)), source([5, 1, 3])
+    write = partial(generate, decoder, memory, BeamSearch(4), max_length=12, bos_id=BOS, eos_id=EOS, pad_id=PAD)
+    monkeypatch.setattr(module, "TIDY_EVERY", 1000)
+    kept = write(n_best=4)
+    widths: list[int] = []
+    select = Cache.select
+
+    def counting(cache: Cache, places: Tensor, room: int) -> Cache:
+        widths.append(cache.length - places.size(1))
+        return select(cache, places, room)
+
+    monkeypatch.setattr(Cache, "select", counting)
+    monkeypatch.setattr(module, "TIDY_EVERY", every)
+    for found, wanted in zip(write(n_best=4), kept, strict=True):
+        assert [one.tokens for one in found] == [one.tokens for one in wanted]
+        assert [one.score for one in found] == pytest.approx([one.score for one in wanted])
+    assert max(widths) > 0
 
 
 def test_rotary_positions_alone_tell_places_apart() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attention_blocks import FeedForward
-from attention_blocks.kernels import Linear, linear
+from attention_blocks.kernels import Linear, linear, packed
 from attention_blocks.kernels.linear import _AVAILABLE, Activation
 
 # The package has a function of the module's name.
@@ -158,3 +159,59 @@ def test_hooks_of_a_feed_forward_network_are_called() -> None:
     network.up_proj.register_forward_hook(lambda *_: seen.append("up_proj"))
     network(torch.randn(3, 8))
     assert seen == ["activation", "up_proj"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    lead=st.lists(st.integers(1, 9), min_size=0, max_size=2),
+    features=st.integers(1, 40),
+    outputs=st.integers(1, 40),
+    bias=st.booleans(),
+)
+def test_packed_weights_give_the_same(lead: list[int], features: int, outputs: int, bias: bool) -> None:
+    block, x = Linear(features, outputs, bias=bias), torch.randn(*lead, features)
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode(), packed(nn.Sequential(block)):
+        patch.setattr(module, "WORTHWHILE_PACKED", 0)
+        torch.testing.assert_close(block(x), F.linear(x, block.weight, block.bias), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_are_packed_within_the_context_only(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest counts by the size of unpacked products, here out of reach."""
+    monkeypatch.setattr(module, "WORTHWHILE", 2**60)
+    monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
+    inside, other, x = Linear(5, 7), Linear(5, 7), torch.randn(3, 5)
+    with torch.no_grad():
+        with packed(inside):
+            inside(x)
+            assert len(calls) == 1
+            other(x)
+            with packed(other):
+                other(x)
+                inside(x)
+            assert len(calls) == 3
+            other(x)
+            with torch.enable_grad():
+                assert inside(x).requires_grad
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(inside, x).result()
+        inside(x)
+    assert len(calls) == 3
+
+
+def test_an_error_leaves_no_packed_weights(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTHWHILE", 2**60)
+    monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
+    block = Linear(5, 7)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError), packed(block):
+            block(torch.randn(3, 6))
+        block(torch.randn(3, 5))
+    assert len(calls) == 1
+
+
+def test_what_cannot_be_packed_is_left_as_it_is() -> None:
+    x = torch.randn(3, 5)
+    for block in (Linear(5, 7).double(), Linear(5, 7).bfloat16(), nn.Linear(5, 7)):
+        operand = x.to(block.weight.dtype)
+        with torch.no_grad(), packed(block):
+            assert torch.equal(block(operand), F.linear(operand, block.weight, block.bias))

@@ -34,3 +34,24 @@ def test_the_memory_it_starts_from_is_left_alone() -> None:
     cache = Cache.start(memory)
     cache.memory.key.zero_()
     assert torch.equal(memory.key, torch.ones(1, 1, 2))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    places=st.lists(st.integers(0, 4), max_size=7),
+    room=st.integers(0, 3),
+    heads=st.booleans(),
+)
+def test_some_places_are_taken_over_in_a_new_order(places: list[int], room: int, heads: bool) -> None:
+    shape = (2, 3) if heads else (2,)
+    memory = Memory(torch.randn(*shape, 5, 4), torch.randn(*shape, 5, 6))
+    chosen = torch.tensor([places, places[::-1]], dtype=torch.int64)
+    cache = Cache.start(memory, capacity=9)
+    selected = cache.select(chosen, room)
+    for part, whole in zip(selected.memory, memory, strict=True):
+        assert torch.equal(part, torch.stack([row[..., its, :] for row, its in zip(whole, chosen, strict=True)]))
+    later = Memory(torch.randn(*shape, room, 4), torch.randn(*shape, room, 6))
+    grown = selected.append(later)
+    assert grown.key.data_ptr() == selected.key.data_ptr()
+    assert torch.equal(grown.memory.value[..., len(places) :, :], later.value)
+    assert torch.equal(cache.memory.key, memory.key)

@@ -186,6 +186,20 @@ def test_the_fused_kernel_is_kept_from_what_it_errs_at(use: str, causal: bool, m
     torch.testing.assert_close(found.context.double(), wanted, rtol=0, atol=1e-5 if use == "compiled" else 1e-2)
 
 
+@settings(deadline=None, max_examples=25)
+@given(queries=st.integers(1, 9), keys=st.integers(1, 7), masked=st.booleans(), biased=st.booleans())
+def test_few_queries_without_gradients_get_the_same(queries: int, keys: int, masked: bool, biased: bool) -> None:
+    """A step of decoding, which on CPUs leaves the fused kernel alone."""
+    query, key, value = (torch.randn(2, 3, t, 8) for t in (queries, keys, keys))
+    mask = torch.rand(2, 1, queries, keys) < 0.6 if masked else None
+    bias = torch.randn(3, queries, keys) if biased else None
+    run = partial(dot_product_attention, query, key, value, mask, score_bias=bias)
+    with torch.no_grad():
+        found = run()
+    assert found.weights is None
+    torch.testing.assert_close(found.context, run().context)
+
+
 @both_paths
 def test_zero_keys_give_zero(need_weights: bool) -> None:
     found = dot_product_attention(
