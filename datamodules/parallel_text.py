@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,8 @@ ROOT_VARIABLE = "ATTENTION_BLOCKS_DATA"
 class ParallelTextDataModule(TextDataModule):
     """Sentences and their translations, from files or from memory.
 
-    What is not given is cut from the training pairs by source sentence: all translations of a sentence stay on one
-    side, so none that is validated or tested on was trained on.
+    What is not given is cut from the training pairs by sentence: pairs that share a source or a target stay on one
+    side, so nothing that is validated or tested on was trained on.
 
     Args:
         train: where the training pairs come from.
@@ -100,7 +101,7 @@ class ParallelTextDataModule(TextDataModule):
             if isinstance(part, TextPairs):
                 pairs[split] = self._read(split, part)
             elif part > 0.0:
-                pairs["train"], pairs[split] = split_by_source(pairs["train"], part, self._seed)
+                pairs["train"], pairs[split] = split_by_sentence(pairs["train"], part, self._seed)
         return pairs
 
     def _read(self, split: Split, pairs: TextPairs) -> list[TextPair]:
@@ -114,38 +115,62 @@ class ParallelTextDataModule(TextDataModule):
         return read
 
 
-def split_by_source(pairs: Sequence[TextPair], share: float, seed: int) -> tuple[list[TextPair], list[TextPair]]:
-    """Cuts a share off so that no source sentence stands on both sides.
+def split_by_sentence(pairs: Sequence[TextPair], share: float, seed: int) -> tuple[list[TextPair], list[TextPair]]:
+    """Cuts a share off so that no sentence stands on both sides, be it a source or a target.
 
     Args:
         pairs: all of them.
-        share: of the pairs to hold out, as nearly as the sentences allow; at least one sentence.
+        share: of the pairs to hold out; not more, and as nearly as pairs that share sentences allow, but at least one.
         seed: of a generator of its own; the global one is neither used nor moved.
 
     Returns:
         The rest and those held out, each in the order they came in.
 
     Raises:
-        ValueError: there are not two different sources.
+        ValueError: all pairs hang together.
 
     Example:
-        >>> pairs = [TextPair(source, "", 0) for source in ("go", "go", "stop", "wait")]
-        >>> rest, held = split_by_source(pairs, share=0.25, seed=0)
-        >>> {pair.source for pair in rest} & {pair.source for pair in held}
-        set()
+        >>> pairs = [TextPair("geh", "go", 1), TextPair("geht", "go", 2), TextPair("halt", "stop", 3)]
+        >>> rest, held = split_by_sentence(pairs, share=0.4, seed=0)
+        >>> [pair.target for pair in rest], [pair.target for pair in held]
+        (['go', 'go'], ['stop'])
     """
-    counts: dict[str, int] = {}
-    for pair in pairs:
-        counts[pair.source] = counts.get(pair.source, 0) + 1
+    families = _families(pairs)
+    counts = Counter(families)
     if len(counts) < 2:
-        raise ValueError(f"{len(counts)} different source sentence cannot be split; give val and test, or 0 for none")
-    sources = list(counts)
-    held: set[str] = set()
-    wanted, taken = share * len(pairs), 0
-    for place in torch.randperm(len(sources), generator=torch.Generator().manual_seed(seed)).tolist():
-        count = counts[sources[place]]
-        if held and (taken + count - wanted > wanted - taken or len(held) == len(sources) - 1):
-            break
-        held.add(sources[place])
-        taken += count
-    return [pair for pair in pairs if pair.source not in held], [pair for pair in pairs if pair.source in held]
+        raise ValueError(
+            f"{len(pairs)} pairs that all share sentences with one another cannot be split; give val and test, or 0 "
+            "for none"
+        )
+    names = list(counts)
+    order = [
+        names[place] for place in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    ]
+    held: set[int] = set()
+    wanted = share * len(pairs)
+    for family in order:
+        if counts[family] <= wanted:
+            held.add(family)
+            wanted -= counts[family]
+    held = held or {min(order, key=counts.__getitem__)}
+    parts: tuple[list[TextPair], list[TextPair]] = ([], [])
+    for pair, family in zip(pairs, families, strict=True):
+        parts[family in held].append(pair)
+    return parts
+
+
+def _families(pairs: Sequence[TextPair]) -> list[int]:
+    """The same number for pairs that share a sentence, or share one with a pair that does."""
+    leader = list(range(len(pairs)))
+
+    def lead(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for side in ("source", "target"):
+        first: dict[str, int] = {}
+        for place, pair in enumerate(pairs):
+            leader[lead(place)] = lead(first.setdefault(getattr(pair, side), place))
+    return [lead(place) for place in range(len(pairs))]

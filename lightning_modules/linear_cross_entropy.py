@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from attention_blocks.kernels import autocast_dtype
+
 # So many logits at a time: on a CPU 16 MiB of float32, which a last-level cache holds; elsewhere enough for large
 # matrix products.
 CPU_CHUNK, CHUNK = 2**22, 2**27
@@ -93,9 +95,8 @@ def linear_cross_entropy(
         >>> bool(torch.isclose(linear_cross_entropy(features, weight, bias, labels), wanted))
         True
     """
-    device = features.device.type
-    if torch.is_autocast_enabled(device) if device != "cpu" else torch.is_autocast_cpu_enabled():
-        lower = torch.get_autocast_cpu_dtype() if device == "cpu" else torch.get_autocast_gpu_dtype()
+    lower = autocast_dtype(features.device.type)
+    if lower is not None:
         features, weight = features.to(lower), weight.to(lower)
         bias = None if bias is None else bias.to(lower)
     total = cast(Tensor, _LinearCrossEntropy.apply(features, weight, bias, labels, label_smoothing))

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 
+from attention_blocks.kernels.autocast import autocast_dtype
+
 Activation = Literal["relu", "gelu"]
 
 # torch multiplies float32 matrices on CPUs by MKL, which has no AVX-512 for AMD's; oneDNN has. The operation is the one
@@ -111,7 +113,7 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * weight.size(0) >= (WORTHWHILE if _packed_copy(weight) is None else WORTHWHILE_PACKED)
         and type(x) is Tensor
         and torch._C._get_mkldnn_enabled()
-        and not torch.is_autocast_cpu_enabled()
+        and autocast_dtype("cpu") is None
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention_blocks.kernels import autocast_dtype
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
 
@@ -129,8 +130,7 @@ def _fused_errs(query: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     # Its products of halves are halves, which overflow; autocast makes halves of wider operands.
-    by_autocast = torch.is_autocast_cpu_enabled() and torch.get_autocast_cpu_dtype() == torch.float16
-    return by_autocast or query.dtype == torch.float16
+    return torch.float16 in (query.dtype, autocast_dtype("cpu"))
 
 
 def _fused_is_slow(query: Tensor) -> bool:
@@ -140,7 +140,7 @@ def _fused_is_slow(query: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and query.size(-2) <= _FEW
         and query.dtype == torch.float32
-        and not torch.is_autocast_cpu_enabled()
+        and autocast_dtype("cpu") is None
     )
 
 

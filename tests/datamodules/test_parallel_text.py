@@ -23,7 +23,7 @@ from datamodules import (
     TextPairs,
     Word,
 )
-from datamodules.parallel_text import split_by_source
+from datamodules.parallel_text import split_by_sentence
 from datamodules.text_pairs import refuse
 
 ROWS = [{"de": f"Satz {number % 30}", "en": f"sentence {number}"} for number in range(60)]
@@ -74,25 +74,38 @@ class TestSplits:
         assert held[0] == held[1] != held[2]
 
     @given(
-        st.lists(st.sampled_from("abcdefgh"), min_size=2).filter(lambda words: len(set(words)) > 1),
+        st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("stuvwxyz")), min_size=2, max_size=12),
         st.floats(0.01, 0.9),
         st.integers(0, 3),
     )
-    def test_any_cut(self, words: list[str], share: float, seed: int) -> None:
-        pairs = [TextPair(word, str(line), line) for line, word in enumerate(words)]
-        rest, held = split_by_source(pairs, share, seed)
+    def test_any_cut(self, words: list[tuple[str, str]], share: float, seed: int) -> None:
+        pairs = [TextPair(*texts, line) for line, texts in enumerate(words)]
+        hanging = {0}
+        for _ in pairs:
+            hanging |= {i for i, p in enumerate(words) for j in hanging if p[0] == words[j][0] or p[1] == words[j][1]}
+        if len(hanging) == len(pairs):
+            with pytest.raises(ValueError, match=f"{len(pairs)} pairs that all share sentences"):
+                split_by_sentence(pairs, share, seed)
+            return
+        rest, held = split_by_sentence(pairs, share, seed)
         assert rest and held  # noqa: PT018
         assert sorted(rest + held, key=lambda pair: pair.line) == pairs
         assert not {pair.source for pair in rest} & {pair.source for pair in held}
+        assert not {pair.target for pair in rest} & {pair.target for pair in held}
         assert [pair.line for pair in rest] == sorted(pair.line for pair in rest)
-        assert split_by_source(pairs, share, seed) == (rest, held)
+        assert split_by_sentence(pairs, share, seed) == (rest, held)
 
     def test_share_is_kept_where_sentences_allow(self) -> None:
-        pairs = [TextPair(str(line), "", line) for line in range(1000)]
-        assert len(split_by_source(pairs, 0.05, 0)[1]) == 50
+        pairs = [TextPair(str(line), f"<{line}>", line) for line in range(1000)]
+        assert len(split_by_sentence(pairs, 0.05, 0)[1]) == 50
+
+    def test_a_large_family_is_not_held_out_for_a_small_share(self) -> None:
+        pairs = [TextPair(str(line), "hello" if line < 900 else f"<{line}>", line) for line in range(1000)]
+        for seed in range(5):
+            assert len(split_by_sentence(pairs, 0.05, seed)[1]) == 50
 
     def test_one_sentence_cannot_be_split(self) -> None:
-        with pytest.raises(ValueError, match="1 different source sentence cannot be split; give val and test"):
+        with pytest.raises(ValueError, match=r"1 pairs that all share sentences .* cannot be split; give val and test"):
             ParallelTextDataModule(DatasetPairs(ROWS[:1], "de", "en")).setup()
 
 

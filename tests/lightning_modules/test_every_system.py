@@ -241,7 +241,7 @@ def test_it_trains_tests_predicts_and_loads_from_the_command_line(
 QUICK = (
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"),
     *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
-    *("--trainer.enable_model_summary", "false"),
+    *("--trainer.enable_model_summary", "false", "--trainer.check_val_every_n_epoch", "1"),
 )
 NUMBERS = (
     *("--data.limit", "300", "--data.train_size", "60", "--data.val_size", "9", "--data.test_size", "9"),
@@ -274,12 +274,16 @@ def data_for(name: str) -> tuple[str, ...]:
         case "NumberBasesDataModule", _:
             return NUMBERS
         case "ParallelTextDataModule", _:
-            for split in ("train", "val", "test"):
-                for side in ("source", "target"):
-                    path = Path("text") / arguments[split]["init_args"][side]
+            sentences = "Two dogs play.\nA cat sleeps in the sun.\nSnow!\nIt is late.\n"
+            for pairs in (arguments[split]["init_args"] for split in ("train", "val", "test") if split in arguments):
+                table = "path" in pairs
+                for file in [pairs["path"]] if table else [pairs["source"], pairs["target"]]:
+                    text = "".join(f"{line}\t{line}\n" for line in sentences.splitlines()) if table else sentences * 3
+                    path = Path("text") / file
                     path.parent.mkdir(exist_ok=True)
-                    path.write_bytes(gzip.compress(b"Two dogs play.\nA cat sleeps in the sun.\nSnow!\n" * 3))
-            return ("--data.root", "text", "--data.max_tokens", "64")
+                    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+            shares = [f"--data.{split}=0.25" for split in ("val", "test") if split not in arguments]
+            return ("--data.root", "text", "--data.max_tokens", "64", *shares)
         case kind, which:
             pytest.skip(f"the data of {kind} {which or ''} is not on this machine")
 
