@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from attention_blocks import Attention
-from datamodules import TextBatch
+from datamodules import DatasetPairs, ParallelTextDataModule, TextBatch, TokenizerTrainer, TorchtextWords, Word
 from lightning_modules import (
     BahdanauDecoder,
     FixedVectorDecoder,
@@ -25,6 +28,7 @@ from lightning_modules import (
     RNNSeq2Seq,
     RNNSizes,
     RNNTranslator,
+    WarmupCosine,
 )
 from lightning_modules.rnn_text_decoder import Cell, RNNTextDecoder
 
@@ -259,3 +263,40 @@ def test_a_decoder_in_a_recipe_keeps_its_own_defaults(decoder: type[RNNTextDecod
     given = {"class_path": "lightning_modules.RNNTranslator", "init_args": arguments}
     found = parser.instantiate(parser.parse_object({"network": given})).network(V, V)
     assert repr(found) == repr(RNNTranslator(V, V, hidden_dim=8, decoder=decoder))
+
+
+# From words to words.
+
+
+@pytest.mark.parametrize("trainer", [Word(), TorchtextWords()], ids=["word", "torchtext"])
+def test_it_learns_to_translate_sentences_it_never_saw(trainer: TokenizerTrainer, tmp_path: Path) -> None:
+    """Counting in another language, backwards, so that it must look at the right word."""
+    if isinstance(trainer, TorchtextWords) and importlib.util.find_spec("torchtext") is None:
+        pytest.skip("torchtext is not installed: make test-torchtext")
+    words = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "sechs": "six"}
+    sentences = [list(some) for length in (2, 3, 4) for some in itertools.product(words, repeat=length)]
+    rows = [{"de": " ".join(some), "en": " ".join(words[word] for word in reversed(some))} for some in sentences]
+    seed_everything(0)
+    data = ParallelTextDataModule(DatasetPairs(rows, "de", "en"), trainer, trainer, val=0.0, test=0.1, max_tokens=400)
+    data.setup()
+    network = partial(RNNTranslator, embedding_dim=32, hidden_dim=64, decoder=LuongDecoder)
+    system = RNNSeq2Seq(
+        data.source_tokenizer,
+        data.target_tokenizer,
+        network,
+        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        lr_scheduler=partial(WarmupCosine, warmup=0.1),
+    )
+    fit = Trainer(
+        max_epochs=20,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    fit.fit(system, data)
+    [found] = fit.test(system, data, verbose=False)
+    assert found["test/exact"] > 0.9
+    assert system.translate(["drei eins vier"]) == ["four one three"]
