@@ -1,5 +1,6 @@
 """Systems built from attention blocks: each a plain network and its LightningModule, with the command line."""
 
+from lightning_modules.averaging import average_checkpoints
 from lightning_modules.beam_search import BeamSearch, LengthPenalty
 from lightning_modules.callbacks import AttentionMapLogger, LossCurve, TranslationLogger
 from lightning_modules.classification import Classification, Classifier
@@ -65,5 +66,6 @@ __all__ = [
     "VisionTransformer",
     "WarmupCosine",
     "attention_rollout",
+    "average_checkpoints",
     "generate",
 ]

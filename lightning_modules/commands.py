@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from lightning_modules.averaging import average_checkpoints
 from lightning_modules.beam_search import BeamSearch
 from lightning_modules.callbacks import draw_attention
 from lightning_modules.classification import Classifier
@@ -97,7 +99,22 @@ def export(options: argparse.Namespace) -> None:
     print(f"wrote {FORMATS[options.format](system, options.out)}, which says what the checkpoint says")
 
 
-COMMANDS = {"recipes": recipes, "classify": classify, "plot": plot, "translate": translate, "export": export}
+def average(options: argparse.Namespace) -> None:
+    """Writes a checkpoint with the mean of the weights of several of one run."""
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists already; name a new file first, then the checkpoints to average")
+    torch.save(average_checkpoints(options.checkpoints), options.out)
+    print(f"wrote {options.out}, the mean of {len(options.checkpoints)}")
+
+
+COMMANDS = {
+    "recipes": recipes,
+    "classify": classify,
+    "plot": plot,
+    "translate": translate,
+    "average": average,
+    "export": export,
+}
 
 # Sorted by length inside, written in order: more at a time is faster, fewer show something sooner.
 LINES_AT_A_TIME = 1024
@@ -126,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     adders["translate"].add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (standard input)")
     adders["translate"].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
     adders["translate"].add_argument("--batch-size", type=int, default=64, help="how many sentences at once (64)")
+    adders["average"].add_argument("out", type=Path, metavar="OUT", help="the file to write")
+    adders["average"].add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="the last one last")
     formats = "safetensors, torch-export, onnx or ctranslate2"
     adders["export"].add_argument("--format", required=True, help=formats)
     adders["export"].add_argument("--out", type=Path, default=Path("exported"), help="folder for it (exported)")
