@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.beam_search import BeamSearch
@@ -55,7 +56,6 @@ def measure(quick: bool) -> Table:
     The others run in float32 always: CTranslate2 has bfloat16 on some CPUs only, and says so where it has not.
     """
     import ctranslate2
-    import transformers
 
     table = Table(
         "D, layers, V",
@@ -68,24 +68,17 @@ def measure(quick: bool) -> Table:
     threads, sentences = torch.get_num_threads(), 4 if quick else SENTENCES
     for dim, depth, heads, inner, vocabulary in CASES[:1] if quick else CASES:
         torch.manual_seed(0)
-        theirs = transformers.MarianMTModel(  # type: ignore[no-untyped-call]
-            transformers.MarianConfig(
-                vocab_size=vocabulary,
-                d_model=dim,
-                encoder_layers=depth,
-                decoder_layers=depth,
-                encoder_attention_heads=heads,
-                decoder_attention_heads=heads,
-                encoder_ffn_dim=inner,
-                decoder_ffn_dim=inner,
-                activation_function="relu",
-                scale_embedding=True,
-                pad_token_id=Numbers.pad_id,
-                decoder_start_token_id=Numbers.bos_id,
-                eos_token_id=Numbers.eos_id,
-                forced_eos_token_id=None,
-                init_std=0.1,
-            )
+        theirs = random_marian(
+            dim,
+            depth,
+            heads,
+            inner,
+            vocabulary,
+            pad_token_id=Numbers.pad_id,
+            decoder_start_token_id=Numbers.bos_id,
+            eos_token_id=Numbers.eos_id,
+            forced_eos_token_id=None,
+            init_std=0.1,
         ).eval()
         tokenizer = Numbers(str(vocabulary))
         ours = TransformerSeq2Seq(tokenizer, tokenizer, network_like(theirs)).eval()

@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from attention_blocks import SinusoidalPosition
+from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
 from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.marian import network_like, renamed_state
@@ -56,27 +57,11 @@ def measure(quick: bool) -> Table:
 
 def candidates(dropout: float, batch: int) -> dict[str, nn.Module]:
     """The same network four times; ours with the weights of Marian's."""
-    from transformers import MarianConfig, MarianMTModel
     from x_transformers import XTransformer
 
     torch.manual_seed(0)
-    config = MarianConfig(
-        vocab_size=VOCABULARY,
-        d_model=DIM,
-        encoder_layers=DEPTH,
-        decoder_layers=DEPTH,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=INNER,
-        decoder_ffn_dim=INNER,
-        activation_function="relu",
-        scale_embedding=True,
-        dropout=dropout,
-        attention_dropout=dropout,
-        activation_dropout=dropout,
-        pad_token_id=0,
-    )
-    hf = MarianMTModel(config)
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), dropout)
+    hf = random_marian(DIM, DEPTH, HEADS, INNER, VOCABULARY, pad_token_id=0, **rates)
     ours: TransformerTranslator = network_like(hf)(VOCABULARY, VOCABULARY)
     ours.load_state_dict(renamed_state(hf, ours))
     x = XTransformer(
