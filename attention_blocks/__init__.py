@@ -1,12 +1,14 @@
 """Attention for PyTorch: blocks that need nothing but torch.
 
-Sequence attention (:mod:`attention_blocks.sequence`), positions (:mod:`attention_blocks.positions`) and Transformer
-layers (:mod:`attention_blocks.transformer`); every public name is importable from here.
+Sequence attention (:mod:`attention_blocks.sequence`), attention on feature maps (:mod:`attention_blocks.feature_maps`),
+positions (:mod:`attention_blocks.positions`) and Transformer layers (:mod:`attention_blocks.transformer`); every public
+name is importable from here.
 """
 
-from attention_blocks import positions, sequence, transformer
+from attention_blocks import feature_maps, positions, sequence, transformer
+from attention_blocks.feature_maps import *  # noqa: F403
 from attention_blocks.positions import *  # noqa: F403
 from attention_blocks.sequence import *  # noqa: F403
 from attention_blocks.transformer import *  # noqa: F403
 
-__all__ = sorted([*positions.__all__, *sequence.__all__, *transformer.__all__])
+__all__ = sorted([*feature_maps.__all__, *positions.__all__, *sequence.__all__, *transformer.__all__])

@@ -11,11 +11,17 @@ import attention_blocks
 PACKAGE = Path(attention_blocks.__file__).parent
 TESTS = Path(__file__).parent
 NAMES = attention_blocks.__all__
+PARTS = [
+    attention_blocks.feature_maps,
+    attention_blocks.positions,
+    attention_blocks.sequence,
+    attention_blocks.transformer,
+]
 
 
 def test_names_are_listed_once_and_exist() -> None:
     assert sorted(set(NAMES)) == list(NAMES)
-    for part in (attention_blocks.sequence, attention_blocks.positions, attention_blocks.transformer):
+    for part in PARTS:
         assert set(part.__all__) <= set(NAMES)
         assert all(getattr(part, name) is getattr(attention_blocks, name) for name in part.__all__)
 

@@ -1,0 +1,33 @@
+"""Attention on feature maps: the contract, and the blocks that reweight the channels and places of a CNN's maps."""
+
+from attention_blocks.feature_maps.attention_gate import AttentionGate
+from attention_blocks.feature_maps.bam import BAM
+from attention_blocks.feature_maps.cbam import CBAM
+from attention_blocks.feature_maps.channel_attention import ChannelAttention
+from attention_blocks.feature_maps.coordinate_attention import CoordinateAttention
+from attention_blocks.feature_maps.efficient_channel_attention import EfficientChannelAttention
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention
+from attention_blocks.feature_maps.global_context import GlobalContext
+from attention_blocks.feature_maps.selective_kernel import SelectiveKernel
+from attention_blocks.feature_maps.self_attention_2d import SelfAttention2d
+from attention_blocks.feature_maps.simam import SimAM
+from attention_blocks.feature_maps.spatial_attention import SpatialAttention
+from attention_blocks.feature_maps.squeeze_excite import SqueezeExcite
+from attention_blocks.feature_maps.weights import load_weights
+
+__all__ = [
+    "BAM",
+    "CBAM",
+    "AttentionGate",
+    "ChannelAttention",
+    "CoordinateAttention",
+    "EfficientChannelAttention",
+    "FeatureMapAttention",
+    "GlobalContext",
+    "SelectiveKernel",
+    "SelfAttention2d",
+    "SimAM",
+    "SpatialAttention",
+    "SqueezeExcite",
+    "load_weights",
+]

@@ -1,0 +1,90 @@
+"""The attention gate of a U-Net: a coarse map decides which places of a fine one are let through."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, check_map
+
+
+class AttentionGate(FeatureMapAttention):
+    """Multiplies each place by a gate, computed from the map and from a coarser map of what is looked for.
+
+    ::
+
+        x (B, C, H, W) ────── s x s, stride s, C → h ─┐
+                                                      + ─ ReLU ─ 1 x 1, h → 1 ─ sigmoid ─ upsample ─▶ (B, 1, H, W)
+        gating (B, C_g, …) ── 1 x 1, C_g → h ─ resize ┘
+
+        gate = σ(ψ relu(W_x x + W_g g + b) + c)
+
+    The authors' network puts a 1 x 1 convolution and a batch norm behind what is let through; that is for the network
+    to say.
+
+    Args:
+        channels: C, of the map on the skip connection.
+        gating_channels: C_g; as ``channels`` when left out.
+        hidden_channels: h; half of C when left out.
+        stride: s, how much finer x is than where the two are compared; the authors' 2.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    References:
+        Oktay et al. 2018, "Attention U-Net: Learning Where to Look for the Pancreas".
+
+    Example:
+        >>> import torch
+        >>> block = AttentionGate(channels=16, gating_channels=32)
+        >>> block(torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        gating_channels: int | None = None,
+        *,
+        hidden_channels: int | None = None,
+        stride: int = 2,
+    ) -> None:
+        super().__init__(channels)
+        self.gating_channels = channels if gating_channels is None else gating_channels
+        width = max(1, channels // 2) if hidden_channels is None else hidden_channels
+        for name, size in (("gating_channels", self.gating_channels), ("hidden_channels", width), ("stride", stride)):
+            if size < 1:
+                raise ValueError(f"{name} must be a positive number, got {size}")
+        self.stride = stride
+        self.query_proj = nn.Conv2d(channels, width, stride, stride=stride, bias=False)
+        self.gating_proj = nn.Conv2d(self.gating_channels, width, 1)
+        self.score_proj = nn.Conv2d(width, 1, 1)
+
+    def gate(self, x: Tensor, gating: Tensor | None = None) -> Tensor:
+        """(B, 1, H, W), one number a place.
+
+        Args:
+            x: (B, C, H, W), at least ``stride`` places each way.
+            gating: (B, C_g, any height, any width), from deeper in the network; ``x`` itself when left out.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        gating = x if gating is None else gating
+        check_map(x, self.channels)
+        check_map(gating, self.gating_channels, "gating")
+        if min(x.shape[2:]) < self.stride:
+            raise ValueError(
+                f"x must have {self.stride} places each way or more, for stride={self.stride}, got {tuple(x.shape)}"
+            )
+        compared = self.query_proj(x)
+        looked_for = _resize(self.gating_proj(gating), compared)
+        return _resize(self.score_proj(F.relu(compared + looked_for)).sigmoid(), x)
+
+    def forward(self, x: Tensor, gating: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to the same; see :meth:`gate`."""
+        return x * self.gate(x, gating)
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)

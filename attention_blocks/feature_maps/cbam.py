@@ -1,0 +1,75 @@
+"""CBAM: first which channels count, then which places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from attention_blocks.feature_maps.channel_attention import ChannelAttention
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map
+from attention_blocks.feature_maps.spatial_attention import SpatialAttention
+
+
+class CBAM(FeatureMapAttention):
+    """:class:`ChannelAttention`, and :class:`SpatialAttention` on what it gives.
+
+    ::
+
+        (B, C, H, W) ─ channel attention ─ spatial attention ─▶ (B, C, H, W)
+
+    There is no sum with what came in: the authors put the block inside the residual branch of a network, whose sum it
+    is.
+
+    Args:
+        channels: C.
+        reduction: of the channel attention; the authors' 16.
+        kernel_size: of the spatial attention; the authors' 7.
+        bias: in the channel attention, as in the authors' code; timm leaves it out.
+
+    Raises:
+        ValueError: ``reduction`` does not divide ``channels``; the kernel's size is even; a size is not positive.
+
+    References:
+        Woo et al. 2018, "CBAM: Convolutional Block Attention Module".
+
+    Example:
+        >>> import torch
+        >>> CBAM(channels=32)(torch.randn(2, 32, 7, 7)).shape
+        torch.Size([2, 32, 7, 7])
+    """
+
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        "authors": {
+            "channel_attention.down_proj": "ChannelGate.mlp.1",
+            "channel_attention.up_proj": "ChannelGate.mlp.3",
+            "spatial_attention.conv": "SpatialGate.spatial.conv",
+            "spatial_attention.norm": "SpatialGate.spatial.bn",
+        },
+        "timm": {
+            "channel_attention.down_proj": "channel.fc1",
+            "channel_attention.up_proj": "channel.fc2",
+            "spatial_attention.conv": "spatial.conv.conv",
+            "spatial_attention.norm": "spatial.conv.bn",
+        },
+    }
+
+    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, bias: bool = True) -> None:
+        super().__init__(channels)
+        self.channel_attention = ChannelAttention(channels, reduction, bias=bias)
+        self.spatial_attention = SpatialAttention(channels, kernel_size)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), the product of both gates."""
+        channels = self.channel_attention.gate(x)
+        return channels * self.spatial_attention.gate(x * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :meth:`FeatureMapAttention.forward`."""
+        check_map(x, self.channels)
+        return self.spatial_attention(self.channel_attention(x))
+
+    def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
+        """Turns one weight round: timm's convolution reads (mean, max); the authors' and this one read (max, mean)."""
+        return self.spatial_attention.rearrange(key.removeprefix("spatial_attention."), weight, layout)

@@ -1,0 +1,61 @@
+"""The first half of CBAM: which channels count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, hidden
+from attention_blocks.feature_maps.pooling import mean_of
+
+
+class ChannelAttention(FeatureMapAttention):
+    """Multiplies each channel by a gate, computed from the means and the maxima of all channels.
+
+    ::
+
+                     ┌─ mean over places ─┐
+        (B, C, H, W) ┤                    ├─ linear C → C/r ─ ReLU ─ linear C/r → C ─ sum ─ sigmoid ─▶ (B, C, 1, 1)
+                     └─ max over places ──┘
+
+        gate = σ(MLP(mean(x)) + MLP(max(x))), one MLP for both
+
+    Args:
+        channels: C.
+        reduction: r; the authors' 16.
+        hidden_channels: C/r itself, in place of ``reduction``.
+        bias: as in the authors' code; the paper's equation and timm leave it out.
+
+    Raises:
+        ValueError: ``reduction`` does not divide ``channels``; a size is not positive.
+
+    References:
+        Woo et al. 2018, "CBAM: Convolutional Block Attention Module", section 3.
+
+    Example:
+        >>> import torch
+        >>> ChannelAttention(channels=32).gate(torch.randn(2, 32, 7, 7)).shape
+        torch.Size([2, 32, 1, 1])
+    """
+
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        "authors": {"down_proj": "mlp.1", "up_proj": "mlp.3"},
+        "timm": {"down_proj": "fc1", "up_proj": "fc2"},
+    }
+
+    def __init__(
+        self, channels: int, reduction: int = 16, *, hidden_channels: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__(channels)
+        width = hidden(channels, reduction, hidden_channels)
+        self.down_proj = nn.Linear(channels, width, bias=bias)
+        self.up_proj = nn.Linear(width, channels, bias=bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, C, 1, 1), one number a channel."""
+        pooled = torch.stack([mean_of(x, (2, 3)), x.amax((2, 3), keepdim=True)]).flatten(2)
+        return self.up_proj(F.relu(self.down_proj(pooled))).sum(0).sigmoid()[:, :, None, None]

@@ -1,0 +1,73 @@
+"""Coordinate attention: each channel is gated by row and by column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout
+from attention_blocks.feature_maps.pooling import mean_of
+
+
+class CoordinateAttention(FeatureMapAttention):
+    """Multiplies each place by a gate of its row and a gate of its column, channel by channel.
+
+    ::
+
+                     ┌─ means of rows ────┐                                     ┌─ 1 x 1 ─ sigmoid ─▶ (B, C, H, 1)
+        (B, C, H, W) ┤                    ├─ 1 x 1, C → h ─ norm ─ hard swish ──┤
+                     └─ means of columns ─┘                                     └─ 1 x 1 ─ sigmoid ─▶ (B, C, 1, W)
+
+        gate = rows x columns, h = max(C / reduction, 8)
+
+    Args:
+        channels: C.
+        reduction: the authors' 32.
+        hidden_channels: h itself, in place of ``reduction``.
+        bias: of the three convolutions, as in the authors' code; timm leaves it out.
+
+    Raises:
+        ValueError: a size is not positive.
+
+    References:
+        Hou et al. 2021, "Coordinate Attention for Efficient Mobile Network Design".
+
+    Example:
+        >>> import torch
+        >>> CoordinateAttention(channels=32).gate(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
+    """
+
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        layout: {"down_proj": "conv1", "norm": "bn1", "row_proj": "conv_h", "column_proj": "conv_w"}
+        for layout in ("authors", "timm")
+    }
+
+    def __init__(
+        self, channels: int, reduction: int = 32, *, hidden_channels: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__(channels)
+        for name, size in (("reduction", reduction), ("hidden_channels", hidden_channels)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be a positive number, got {size}")
+        width = max(8, channels // reduction) if hidden_channels is None else hidden_channels
+        self.down_proj = nn.Conv1d(channels, width, 1, bias=bias)
+        self.norm = nn.BatchNorm1d(width)
+        self.activation = nn.Hardswish()
+        self.row_proj = nn.Conv1d(width, channels, 1, bias=bias)
+        self.column_proj = nn.Conv1d(width, channels, 1, bias=bias)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
+        squeezed = torch.cat([mean_of(x, 3).squeeze(3), mean_of(x, 2).squeeze(2)], dim=2)
+        squeezed = self.activation(self.norm(self.down_proj(squeezed)))
+        rows, columns = squeezed.split([x.size(2), x.size(3)], dim=2)
+        return self.row_proj(rows).sigmoid().unsqueeze(3), self.column_proj(columns).sigmoid().unsqueeze(2)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), the product of the gates of row and column."""
+        rows, columns = self.gates(x)
+        return rows * columns

@@ -1,0 +1,107 @@
+"""Global context: one vector for the whole map, found by attention and given to every place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map, hidden
+
+
+class GlobalContext(FeatureMapAttention):
+    """Adds to every place, or multiplies every place by, what one query finds in the map.
+
+    ::
+
+        (B, C, H, W) ┬─ 1 x 1 convolution ─ softmax over places ─ weighted mean of places
+                     │     ─ linear C → C/r ─ layer norm ─ ReLU ─ linear C/r → C ─┐
+                     └────────────────────────────────────────────────────── + ──┴──▶ (B, C, H, W)
+
+        context = Σ softmax(w · x)ₚ xₚ;   out = x + W₂ relu(LN(W₁ context))
+
+    It starts as the identity where it adds: the last map is zero at first.
+
+    Args:
+        channels: C.
+        reduction: r; the authors' 16.
+        hidden_channels: C/r itself, in place of ``reduction``.
+        fuse: "add", as in the authors' networks, or "multiply" by the sigmoid of what is found, as timm does.
+        eps: of the layer norm; timm's is 1e-6.
+
+    Raises:
+        ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``fuse`` is neither.
+
+    References:
+        Cao et al. 2019, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond".
+
+    Example:
+        >>> import torch
+        >>> block, x = GlobalContext(channels=32), torch.randn(2, 32, 7, 7)
+        >>> block.gate(x).shape, torch.equal(block(x), x)
+        (torch.Size([2, 1, 7, 7]), True)
+    """
+
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        "authors": {
+            "score_proj": "conv_mask",
+            "down_proj": "channel_add_conv.0",
+            "norm": "channel_add_conv.1",
+            "up_proj": "channel_add_conv.3",
+        },
+        "timm": {
+            "score_proj": "conv_attn",
+            "down_proj": "mlp_scale.fc1",
+            "norm": "mlp_scale.norm",
+            "up_proj": "mlp_scale.fc2",
+        },
+    }
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        *,
+        hidden_channels: int | None = None,
+        fuse: Literal["add", "multiply"] = "add",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(channels)
+        if fuse not in ("add", "multiply"):
+            raise ValueError(f"fuse must be 'add' or 'multiply', got {fuse!r}")
+        width = hidden(channels, reduction, hidden_channels)
+        self.fuse = fuse
+        self.score_proj = nn.Linear(channels, 1)
+        self.down_proj = nn.Linear(channels, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.activation = nn.ReLU()
+        self.up_proj = nn.Linear(width, channels)
+        nn.init.kaiming_normal_(self.score_proj.weight, nonlinearity="relu")
+        if fuse == "add":
+            nn.init.zeros_(self.up_proj.weight)
+            nn.init.zeros_(self.up_proj.bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W), how much each place counts in the context, 1 in all; where it multiplies, (B, C, 1, 1)."""
+        if self.fuse == "multiply":
+            return self._found(x).sigmoid()
+        return self._weights(x.flatten(2)).view(x.size(0), 1, *x.shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :meth:`FeatureMapAttention.forward`."""
+        check_map(x, self.channels)
+        found = self._found(x)
+        return x + found if self.fuse == "add" else x * found.sigmoid()
+
+    def _found(self, x: Tensor) -> Tensor:
+        """What is added, or the logits of what multiplies: (B, C, 1, 1)."""
+        places = x.flatten(2)
+        context = (places @ self._weights(places).mT).squeeze(-1)
+        return self.up_proj(self.activation(self.norm(self.down_proj(context))))[:, :, None, None]
+
+    def _weights(self, places: Tensor) -> Tensor:
+        """(B, C, H · W) to (B, 1, H · W)."""
+        # A product with the weight on the left reads the map as it lies.
+        scores = self.score_proj.weight @ places + self.score_proj.bias
+        return scores.softmax(dim=-1).to(places.dtype)

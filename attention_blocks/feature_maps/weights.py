@@ -1,0 +1,51 @@
+"""Weights of the same blocks elsewhere: timm's, and the authors' own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout
+
+
+def load_weights(block: FeatureMapAttention, state: Mapping[str, Tensor], layout: Layout) -> None:
+    """Fills a block with weights of the same block elsewhere.
+
+    Args:
+        block: takes the weights.
+        state: the state dict of the other one; of it alone, not of the network around it.
+        layout: "timm", or "authors" for the networks that the paper's authors released.
+
+    Raises:
+        ValueError: the block has no counterpart there, or the two differ in names or sizes; nothing is loaded then.
+
+    Example:
+        >>> from timm.layers import SEModule
+        >>> from attention_blocks import SqueezeExcite, load_weights
+        >>> load_weights(SqueezeExcite(channels=128), SEModule(128).state_dict(), "timm")
+    """
+    name = type(block).__name__
+    if layout not in block.layouts:
+        raise ValueError(f"{name} has layouts {sorted(block.layouts)}, got {layout!r}")
+    own, found, left = block.state_dict(), dict[str, Tensor](), set(state)
+    for key, tensor in own.items():
+        module, _, leaf = key.rpartition(".")
+        wanted = f"{block.layouts[layout].get(module, module)}.{leaf}"
+        left.discard(wanted)
+        if leaf == "num_batches_tracked" and wanted not in state:  # weights older than that counter
+            found[key] = tensor
+            continue
+        if wanted not in state:
+            raise ValueError(f"{name} wants {wanted!r} of {layout!r} weights, which have {sorted(state)}")
+        given = state[wanted]
+        if given.numel() != tensor.numel():
+            raise ValueError(
+                f"{name}: {wanted!r} of the {layout!r} weights has shape {tuple(given.shape)}, {key!r} here "
+                f"{tuple(tensor.shape)}; build both with the same arguments"
+            )
+        # A linear map there may be a convolution of 1 x 1 here, or the other way round.
+        found[key] = block.rearrange(key, given, layout).reshape(tensor.shape)
+    if left:
+        raise ValueError(f"{name} has no place for {sorted(left)} of the {layout!r} weights")
+    block.load_state_dict(found)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers.cbam import CbamModule
+from torch import nn
+
+from attention_blocks import CBAM, load_weights
+
+Draw = Callable[[nn.Module], nn.Module]
+
+
+def test_equals_timms(draw: Draw) -> None:
+    theirs, ours = draw(CbamModule(64)), CBAM(64, bias=False).double().eval()
+    load_weights(ours, theirs.state_dict(), "timm")
+    x = torch.randn(2, 64, 9, 5, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+
+
+def test_takes_the_released_weights() -> None:
+    """Names and shapes as in the networks that the authors released, for 64 channels; the result by the equations."""
+    shapes = {
+        "ChannelGate.mlp.1.weight": (4, 64),
+        "ChannelGate.mlp.1.bias": (4,),
+        "ChannelGate.mlp.3.weight": (64, 4),
+        "ChannelGate.mlp.3.bias": (64,),
+        "SpatialGate.spatial.conv.weight": (1, 2, 7, 7),
+        "SpatialGate.spatial.bn.weight": (1,),
+        "SpatialGate.spatial.bn.bias": (1,),
+        "SpatialGate.spatial.bn.running_mean": (1,),
+        "SpatialGate.spatial.bn.running_var": (1,),
+    }
+    state = {name: torch.rand(shape, dtype=torch.float64) - 0.3 for name, shape in shapes.items()}
+    state["SpatialGate.spatial.bn.running_var"] = torch.tensor([1.7], dtype=torch.float64)
+    block, given = CBAM(64).double().eval(), torch.randn(2, 64, 9, 5, dtype=torch.float64)
+    load_weights(block, state, "authors")
+
+    down, down_bias, up, up_bias, kernel, scale, shift, mean, variance = state.values()
+    pools = (given.mean((2, 3)), given.amax((2, 3)))
+    mean_logits, max_logits = ((pool @ down.T + down_bias).relu() @ up.T + up_bias for pool in pools)
+    channels = (mean_logits + max_logits).sigmoid()
+    x = given * channels[:, :, None, None]
+    pooled = torch.stack([x.amax(1), x.mean(1)], dim=1)
+    scores = (F.conv2d(pooled, kernel, padding=3) - mean) / (variance + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(block(given), x * scores.sigmoid())
+
+
+def test_adds_nothing_to_what_came_in(draw: Draw) -> None:
+    """A known fault of collections: a second residual sum inside the block. A shut gate lets nothing through."""
+    block = CBAM(16)
+    draw(block)
+    nn.init.constant_(block.channel_attention.up_proj.bias, -1e3)
+    assert not block(torch.randn(2, 16, 3, 3, dtype=torch.float64)).any()
+
+
+def test_parameters_of_the_authors_code() -> None:
+    assert sum(p.numel() for p in CBAM(256).parameters()) == (2 * 256 * 16 + 16 + 256) + (2 * 49 + 2)
