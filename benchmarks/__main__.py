@@ -11,7 +11,15 @@ import subprocess
 import torch
 from rich.console import Console
 
-SUBJECTS = ("vit_speed", "multi_head_speed", "seq2seq_speed", "decode_speed", "loader_speed", "import_time")
+SUBJECTS = (
+    "vit_speed",
+    "multi_head_speed",
+    "feature_map_speed",
+    "seq2seq_speed",
+    "decode_speed",
+    "loader_speed",
+    "import_time",
+)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attention_blocks.feature_maps.channel_attention import ChannelAttention
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map
+from attention_blocks.feature_maps.pooling import multiplied
 from attention_blocks.feature_maps.spatial_attention import SpatialAttention
 
 
@@ -68,7 +69,8 @@ class CBAM(FeatureMapAttention):
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        return self.spatial_attention(self.channel_attention(x))
+        x = self.channel_attention(x)
+        return multiplied(x, self.spatial_attention.gate(x), overwrite=True)
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
         """Turns one weight round: timm's convolution reads (mean, max); the authors' and this one read (max, mean)."""

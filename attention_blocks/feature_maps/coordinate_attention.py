@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout
-from attention_blocks.feature_maps.pooling import mean_of
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map
+from attention_blocks.feature_maps.pooling import mean_of, multiplied
 
 
 class CoordinateAttention(FeatureMapAttention):
@@ -54,20 +54,25 @@ class CoordinateAttention(FeatureMapAttention):
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be a positive number, got {size}")
         width = max(8, channels // reduction) if hidden_channels is None else hidden_channels
-        self.down_proj = nn.Conv1d(channels, width, 1, bias=bias)
-        self.norm = nn.BatchNorm1d(width)
+        self.down_proj = nn.Conv2d(channels, width, 1, bias=bias)
+        self.norm = nn.BatchNorm2d(width)
         self.activation = nn.Hardswish()
-        self.row_proj = nn.Conv1d(width, channels, 1, bias=bias)
-        self.column_proj = nn.Conv1d(width, channels, 1, bias=bias)
+        self.row_proj = nn.Conv2d(width, channels, 1, bias=bias)
+        self.column_proj = nn.Conv2d(width, channels, 1, bias=bias)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
-        squeezed = torch.cat([mean_of(x, 3).squeeze(3), mean_of(x, 2).squeeze(2)], dim=2)
+        squeezed = torch.cat([mean_of(x, 3), mean_of(x, 2).transpose(2, 3)], dim=2)
         squeezed = self.activation(self.norm(self.down_proj(squeezed)))
         rows, columns = squeezed.split([x.size(2), x.size(3)], dim=2)
-        return self.row_proj(rows).sigmoid().unsqueeze(3), self.column_proj(columns).sigmoid().unsqueeze(2)
+        return self.row_proj(rows).sigmoid(), self.column_proj(columns).sigmoid().transpose(2, 3)
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), the product of the gates of row and column."""
         rows, columns = self.gates(x)
         return rows * columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :meth:`FeatureMapAttention.forward`."""
+        check_map(x, self.channels)
+        return multiplied(x, *self.gates(x))

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map, hidden
+from attention_blocks.kernels import attention_pool
 
 
 class GlobalContext(FeatureMapAttention):
@@ -86,7 +87,7 @@ class GlobalContext(FeatureMapAttention):
         """(B, 1, H, W), how much each place counts in the context, 1 in all; where it multiplies, (B, C, 1, 1)."""
         if self.fuse == "multiply":
             return self._found(x).sigmoid()
-        return self._weights(x.flatten(2)).view(x.size(0), 1, *x.shape[2:])
+        return self._pooled(x)[1].view(x.size(0), 1, *x.shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
@@ -96,12 +97,9 @@ class GlobalContext(FeatureMapAttention):
 
     def _found(self, x: Tensor) -> Tensor:
         """What is added, or the logits of what multiplies: (B, C, 1, 1)."""
-        places = x.flatten(2)
-        context = (places @ self._weights(places).mT).squeeze(-1)
+        context, _ = self._pooled(x)
         return self.up_proj(self.activation(self.norm(self.down_proj(context))))[:, :, None, None]
 
-    def _weights(self, places: Tensor) -> Tensor:
-        """(B, C, H · W) to (B, 1, H · W)."""
-        # A product with the weight on the left reads the map as it lies.
-        scores = self.score_proj.weight @ places + self.score_proj.bias
-        return scores.softmax(dim=-1).to(places.dtype)
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted mean of the places, (B, C), and the weights, (B, H · W)."""
+        return attention_pool(x, self.score_proj.weight, self.score_proj.bias)

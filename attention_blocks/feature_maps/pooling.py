@@ -28,3 +28,26 @@ def mean_of(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     for axis in (dim,) if isinstance(dim, int) else dim:
         count *= x.size(axis)
     return x.sum(dim, keepdim=True) / count
+
+
+def multiplied(x: Tensor, *gates: Tensor, overwrite: bool = False) -> Tensor:
+    """A map times its gates; where no gradient wants what lies between, it is overwritten rather than written again.
+
+    Args:
+        x: (B, C, H, W).
+        gates: broadcastable to it.
+        overwrite: x itself is nobody else's.
+
+    Example:
+        >>> multiplied(torch.full((1, 2, 2, 2), 3.0), torch.tensor(2.0), torch.tensor(0.5)).unique()
+        tensor([3.])
+    """
+    for gate in gates:
+        own = overwrite and gate.dtype == x.dtype
+        x = (
+            x * gate
+            if not own or (torch.is_grad_enabled() and (x.requires_grad or gate.requires_grad))
+            else x.mul_(gate)
+        )
+        overwrite = True
+    return x

@@ -1,6 +1,8 @@
 """What is computed otherwise where the hardware is better served that way; nothing here changes a result."""
 
+from attention_blocks.kernels.attention_pool import attention_pool
 from attention_blocks.kernels.autocast import autocast_dtype
+from attention_blocks.kernels.eager import runs_as_it_stands
 from attention_blocks.kernels.linear import Linear, linear, packed
 
-__all__ = ["Linear", "autocast_dtype", "linear", "packed"]
+__all__ = ["Linear", "attention_pool", "autocast_dtype", "linear", "packed", "runs_as_it_stands"]

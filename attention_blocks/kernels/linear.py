@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from attention_blocks.kernels.autocast import autocast_dtype
+from attention_blocks.kernels.eager import runs_as_it_stands
 
 Activation = Literal["relu", "gelu"]
 
@@ -107,16 +107,11 @@ class Linear(nn.Linear):
 def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     return (
         _AVAILABLE
-        and not torch.compiler.is_compiling()
+        and runs_as_it_stands(x)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.numel() * weight.size(0) >= (WORTHWHILE if _packed_copy(weight) is None else WORTHWHILE_PACKED)
-        and type(x) is Tensor
         and torch._C._get_mkldnn_enabled()
-        and autocast_dtype("cpu") is None
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
     )
 
 

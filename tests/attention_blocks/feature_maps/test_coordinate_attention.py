@@ -29,7 +29,7 @@ def test_equals_the_equation_place_by_place(draw: Draw) -> None:
     mean, variance, scale, shift = (state[f"norm.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
 
     def mapped(name: str, features: torch.Tensor) -> torch.Tensor:
-        return state[f"{name}.weight"][..., 0] @ features + state[f"{name}.bias"]
+        return state[f"{name}.weight"][..., 0, 0] @ features + state[f"{name}.bias"]
 
     def squeezed(features: torch.Tensor) -> torch.Tensor:
         y = (mapped("down_proj", features) - mean) / (variance + 1e-5).sqrt() * scale + shift
