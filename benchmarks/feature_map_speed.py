@@ -93,13 +93,13 @@ def _both(module: nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], object
     return run
 
 
-def peak_memory(run: Callable[[], object], device: str) -> float:
+def peak_memory(run: Callable[[], object], device: str) -> int:
     """Bytes that a call needs at its most, above what lies there before; without what stays from call to call."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        return float(torch.cuda.max_memory_allocated() - before)
+        return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts again when it is asked for
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     before = _status("VmRSS")
@@ -107,7 +107,7 @@ def peak_memory(run: Callable[[], object], device: str) -> float:
     return _status("VmHWM") - before
 
 
-def _status(name: str) -> float:
+def _status(name: str) -> int:
     """A line of Linux's /proc/self/status, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return float(line.split()[1]) * 1024
+    return int(line.split()[1]) * 1024

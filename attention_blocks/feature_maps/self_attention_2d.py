@@ -80,7 +80,7 @@ class SelfAttention2d(FeatureMapAttention):
         check_map(x, self.channels)
         places, keys = self._sequences(x)
         found = self.attention(places, keys).context
-        return x + self.scale * found.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return x + self.scale.to(found.dtype) * found.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
     def _sequences(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The places that ask, (B, H · W, C), and those that are asked."""

@@ -110,6 +110,7 @@ TABLE = [
         stride=2,
     ),
     Variant("SelectiveKernel-split", partial(SelectiveKernel, split_input=True, groups=1), multiplies=False),
+    _nowhere("EaseIn", partial(EaseIn, block=SqueezeExcite)),
     _nowhere("AttentionGate-fine", partial(AttentionGate, stride=1, hidden_channels=3)),
 ]
 

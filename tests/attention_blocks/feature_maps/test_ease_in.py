@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from attention_blocks import EaseIn, GlobalContext, SqueezeExcite
+
+
+def test_starts_as_the_identity_and_lets_the_block_in() -> None:
+    eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
+    assert torch.equal(eased(x), x)
+    nn.init.constant_(eased.share, 0.25)
+    torch.testing.assert_close(eased(x), 0.75 * x + 0.25 * eased.block(x))
+    nn.init.constant_(eased.share, 1.0)
+    torch.testing.assert_close(eased(x), eased.block(x))
+
+
+def test_learns_its_share_first() -> None:
+    eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
+    (of_share,) = torch.autograd.grad(eased(x).square().sum(), [eased.share])
+    assert of_share.abs() > 0.1
+
+
+def test_eases_in_blocks_that_are_nobodys() -> None:
+    def norm(channels: int) -> nn.Module:
+        return nn.BatchNorm2d(channels)
+
+    eased, x = EaseIn(4, norm), torch.randn(2, 4, 3, 3)
+    assert torch.equal(eased(x), x)
+    with pytest.raises(TypeError, match="BatchNorm2d has no gate; only a FeatureMapAttention has"):
+        eased.gate(x)
+
+
+def test_its_gate_opens_at_one() -> None:
+    eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
+    assert torch.equal(eased.gate(x), torch.ones(2, 32, 1, 1))
+    assert torch.equal(EaseIn(32, GlobalContext)(x), x)

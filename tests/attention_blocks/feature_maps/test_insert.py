@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.export import export
+
+from attention_blocks import (
+    BAM,
+    CBAM,
+    CoordinateAttention,
+    EaseIn,
+    EfficientChannelAttention,
+    GlobalContext,
+    SelectiveKernel,
+    SelfAttention2d,
+    SimAM,
+    SqueezeExcite,
+    insert_attention,
+    inserted,
+    load_weights,
+    remove_attention,
+)
+
+
+class OwnNetwork(nn.Module):
+    """A CNN as somebody writes it: one ReLU for all, and a head of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, stride=2, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        self.norm = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        for convolution in self.body:
+            x = x + self.relu(convolution(x))
+        return self.head(self.norm(x).mean((2, 3)))
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return OwnNetwork().eval()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return torchvision.models.resnet18().eval()
+
+
+def _images(channels: int = 3, side: int = 64) -> Tensor:
+    return torch.randn(2, channels, side, side)
+
+
+def test_equals_timms_network_with_attention_built_in() -> None:
+    """SE-ResNet-18 of timm, and its ResNet-18 with the block put behind the last norm of each residual branch."""
+    torch.manual_seed(0)
+    theirs, ours = timm.create_model("seresnet18").eval(), timm.create_model("resnet18").eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if ".se." not in k})
+    # timm's rounding to a multiple of 8 is the block's own business.
+    block = partial(SqueezeExcite, reduction=16)
+    insertions = insert_attention(ours, lambda c: block(c, hidden_channels=max(8, c // 16)), "layer*.*.bn2")
+    assert len(insertions) == 8
+    for insertion in insertions:
+        se = theirs.get_submodule(insertion.place.replace("bn2", "se"))
+        assert isinstance(insertion.block, SqueezeExcite)
+        load_weights(insertion.block, se.state_dict(), "timm")
+    x = _images()
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        SqueezeExcite,
+        CBAM,
+        partial(SelectiveKernel, groups=1),
+        EfficientChannelAttention,
+        GlobalContext,
+        CoordinateAttention,
+        BAM,
+        SimAM,
+        SelfAttention2d,
+    ],
+)
+def test_a_trained_network_says_the_same_at_first_and_learns(
+    resnet: nn.Module, block: Callable[[int], nn.Module]
+) -> None:
+    model, x = copy.deepcopy(resnet), _images()
+    wanted = model(x)
+    insertions = insert_attention(model, block, [4, 8, 16, 32], ease_in=True)
+    assert [insertion.place for insertion in insertions] == ["layer1", "layer2", "layer3", "layer4"]
+    assert torch.equal(model(x), wanted)
+    shares = [i.block.share for i in insertions if isinstance(i.block, EaseIn)]
+    gradients = torch.autograd.grad(model(x).square().sum(), shares)
+    assert all(gradient.abs() > 0 for gradient in gradients) or block is GlobalContext or block is SelfAttention2d
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_lite0", "convnext_atto", "mobilenetv3_small_050", "vgg11_bn"]
+)
+def test_any_network_of_timm_is_put_back_exactly(name: str) -> None:
+    model = timm.create_model(name).eval()
+    x, before, keys, shown = (
+        _images(),
+        {k: v.clone() for k, v in model.state_dict().items()},
+        list(dict(model.named_modules())),
+        repr(model),
+    )
+    wanted = model(x)
+    assert insert_attention(model, EfficientChannelAttention, nn.Conv2d)
+    assert not torch.allclose(model(x), wanted)
+    remove_attention(model)
+    assert torch.equal(model(x), wanted)
+    assert list(dict(model.named_modules())) == keys
+    assert repr(model) == shown
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_looking_leaves_no_trace(network: nn.Module, training: bool) -> None:
+    network.train(training)
+    network.get_submodule("norm").eval()  # frozen, as fine-tuning does
+    before = copy.deepcopy(network.state_dict())
+    insert_attention(network, SqueezeExcite, "norm")
+    modes = {name: module.training for name, module in network.named_modules() if "inserted" not in name}
+    assert modes == {name: training and name != "norm" for name in modes}
+    assert inserted(network)["norm"].training is training
+    after = {key: value for key, value in network.state_dict().items() if "inserted" not in key}
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("where", "places"),
+    [
+        ("layer2.0.bn1", ["layer2.0.bn1"]),
+        ("layer[12].*.bn2", ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2", "layer2.1.bn2"]),
+        ("layer*", ["layer1", "layer2", "layer3", "layer4"]),
+        (nn.MaxPool2d, ["maxpool"]),
+        (2, ["relu"]),
+        (16, ["layer3"]),
+        (["layer4", 8, "layer4"], ["layer2", "layer4"]),
+    ],
+    ids=str,
+)
+def test_places(resnet: nn.Module, where: object, places: list[str]) -> None:
+    model = copy.deepcopy(resnet)
+    found = insert_attention(model, EfficientChannelAttention, where)  # type: ignore[arg-type]
+    assert [insertion.place for insertion in found] == places
+    assert list(inserted(model)) == places
+
+
+def test_reports_what_it_changed(resnet: nn.Module) -> None:
+    model = copy.deepcopy(resnet)
+    (insertion,) = insert_attention(model, SqueezeExcite, "layer2", example=torch.zeros(1, 3, 96, 64))
+    assert insertion[2:] == (128, 12, 8)
+    assert str(insertion) == "layer2: SqueezeExcite, 128 channels, 12 x 8, 2,184 parameters"
+
+
+def test_a_sequence_as_the_whole_network() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = _images()
+    inner = model[1](model[0](x))
+    insert_attention(model, SqueezeExcite, "1")
+    wanted = model[4](model[3](model[2](inserted(model)["1"](inner))))
+    torch.testing.assert_close(model(x), wanted)
+    remove_attention(model)
+    assert len(model) == 5
+
+
+def test_two_insertions_stand_side_by_side(network: nn.Module) -> None:
+    insert_attention(network, SqueezeExcite, "stem")
+    insert_attention(network, SimAM, "norm")
+    assert [type(block) for block in inserted(network).values()] == [SqueezeExcite, SimAM]
+
+
+def test_a_copy_has_blocks_of_its_own(network: nn.Module) -> None:
+    insert_attention(network, SqueezeExcite, "norm")
+    other, x = copy.deepcopy(network), _images(1)
+    wanted = network(x)
+    nn.init.constant_(inserted(other)["norm"].up_proj.bias, -50.0)  # type: ignore[arg-type, union-attr]
+    assert not torch.allclose(other(x), wanted)
+    assert torch.equal(network(x), wanted)
+    remove_attention(other)
+    assert torch.equal(network(x), wanted)
+    assert list(inserted(network)) == ["norm"]
+    assert not inserted(other)
+
+
+def test_state_survives_a_file_and_plain_weights_still_fit(network: nn.Module) -> None:
+    plain, x, file = copy.deepcopy(network), _images(1), io.BytesIO()
+    insert_attention(network, SqueezeExcite, "body.*")
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    other = copy.deepcopy(plain)
+    insert_attention(other, SqueezeExcite, "body.*")
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), network(x))
+    missing = other.load_state_dict(plain.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert all(key.startswith("inserted_attention.body/") for key in missing.missing_keys)
+
+
+def test_compiles_and_exports(network: nn.Module) -> None:
+    insert_attention(network, CBAM, "norm")
+    torch._dynamo.reset()
+    x = _images(1)
+    torch.testing.assert_close(torch.compile(network, fullgraph=True, backend="aot_eager")(x), network(x))
+    torch.testing.assert_close(export(network, (x,)).module()(x), network(x))
+
+
+def test_blocks_take_the_networks_type_and_layout(network: nn.Module) -> None:
+    network.bfloat16()
+    (insertion,) = insert_attention(network, SqueezeExcite, "stem")
+    assert next(insertion.block.parameters()).dtype == torch.bfloat16
+    assert network(_images(1).bfloat16()).dtype == torch.bfloat16
+
+
+def _with_block(model: nn.Module) -> None:
+    insert_attention(model, SqueezeExcite, "norm")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("body.*.bn", r"where: nothing that gives a feature map matches 'body.\*.bn'; near it: body.1, body.0"),
+        ("nrom", "matches 'nrom'; near it: norm"),
+        ("head", "nothing that gives a feature map matches 'head'"),
+        (nn.GroupNorm, "matches GroupNorm; near it: BatchNorm2d, Conv2d, ReLU"),
+        (8, "matches 8; near it: 2"),
+        (0, "matches 0; near it: 2"),
+        ("relu", "'relu' is called 3 times in the network"),
+        ("norm", r"there is a block behind 'norm' already; remove_attention\(model\) takes all out"),
+        (["stem", "norm"], "there is a block behind 'norm' already"),
+        ([], "where names no place"),
+    ],
+    ids=str,
+)
+def test_refuses_places_and_leaves_the_network_as_it_was(network: nn.Module, where: object, message: str) -> None:
+    _with_block(network)
+    before, shown = network(ones := torch.ones(1, 1, 64, 64)), repr(network)
+    with pytest.raises(ValueError, match=message):
+        insert_attention(network, SimAM, where)  # type: ignore[arg-type]
+    assert repr(network) == shown
+    assert torch.equal(network(ones), before)
+
+
+def test_refuses_blocks_that_change_the_shape(network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"SelectiveKernel makes \(1, 16, 16, 16\) of \(1, 16, 32, 32\) behind 'stem'"):
+        insert_attention(network, partial(SelectiveKernel, groups=1, stride=2), ["stem", "norm"])
+    with pytest.raises(ValueError, match="reduction must divide channels, got reduction=5 and channels=16"):
+        insert_attention(network, partial(SqueezeExcite, reduction=5), "norm")
+    assert not inserted(network)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(3, 4), "model has no convolution"),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(7, 2)),
+            r"model \(tried with images of .*give an example",
+        ),
+    ],
+    ids=["no maps", "another size"],
+)
+def test_refuses_models_whose_sizes_cannot_be_found(model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        insert_attention(model, SqueezeExcite, nn.Conv2d)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_refuses_to_take_out_what_is_not_there(network: nn.Module) -> None:
+    with pytest.raises(ValueError, match="model holds no inserted attention"):
+        remove_attention(network)
