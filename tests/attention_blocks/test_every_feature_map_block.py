@@ -20,6 +20,7 @@ from attention_blocks import (
     CBAM,
     AttentionGate,
     ChannelAttention,
+    EaseIn,
     EfficientChannelAttention,
     FeatureMapAttention,
     GlobalContext,
