@@ -2,12 +2,14 @@
 
 from lightning_modules.averaging import average_checkpoints
 from lightning_modules.beam_search import BeamSearch, LengthPenalty
-from lightning_modules.callbacks import AttentionMapLogger, LossCurve, TranslationLogger
+from lightning_modules.callbacks import AttentionMapLogger, FreezeBackbone, LossCurve, TranslationLogger
 from lightning_modules.classification import Classification, Classifier
+from lightning_modules.conv_classifier import ConvClassifier
 from lightning_modules.conv_stem import ConvStem, ConvStemTransformer, DeepConvStem, DeepConvStemTransformer
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.ensemble import Ensemble
 from lightning_modules.generation import Decoder, DecodingState, Hypothesis, StepOutput, generate
+from lightning_modules.resnet import ResidualBlock, SmallResNet
 from lightning_modules.rnn_seq2seq import RNNEncoder, RNNSeq2Seq, RNNTranslator
 from lightning_modules.rnn_text_decoder import BahdanauDecoder, FixedVectorDecoder, LuongDecoder, RNNSizes
 from lightning_modules.rollout import attention_rollout
@@ -18,6 +20,7 @@ from lightning_modules.system import System
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_generator import TextGenerator
 from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF
+from lightning_modules.timm_network import TimmNetwork
 from lightning_modules.transformer_seq2seq import TransformerSeq2Seq, TransformerTranslator
 from lightning_modules.transformer_text_decoder import TransformerTextDecoder
 from lightning_modules.vit import AttentionMaps, VisionTransformer, ViTClassifier
@@ -29,6 +32,7 @@ __all__ = [
     "BeamSearch",
     "Classification",
     "Classifier",
+    "ConvClassifier",
     "ConvStem",
     "ConvStemTransformer",
     "CorpusBLEU",
@@ -41,6 +45,7 @@ __all__ = [
     "Encoded",
     "Ensemble",
     "FixedVectorDecoder",
+    "FreezeBackbone",
     "Hypothesis",
     "LengthAwareSchedule",
     "LengthPenalty",
@@ -51,13 +56,16 @@ __all__ = [
     "RNNSeq2Seq",
     "RNNSizes",
     "RNNTranslator",
+    "ResidualBlock",
     "Sampling",
     "Seq2Seq",
     "Seq2SeqNetwork",
+    "SmallResNet",
     "StepOutput",
     "System",
     "TextDecoder",
     "TextGenerator",
+    "TimmNetwork",
     "TransformerSeq2Seq",
     "TransformerTextDecoder",
     "TransformerTranslator",

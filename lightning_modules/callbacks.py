@@ -1,4 +1,4 @@
-"""Callbacks: attention maps into the logger, and the loss curve as a picture."""
+"""Callbacks: attention maps and translations into the logger, the loss curve as a picture, a frozen backbone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from datamodules.image_transform import RawImage
 from datamodules.text_batch import TextBatch
 from lightning_modules.figures import log_figure, log_text
 from lightning_modules.seq2seq import Seq2Seq
+from lightning_modules.system import System
 
 
 def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor) -> Figure:
@@ -133,3 +134,42 @@ class LossCurve(Callback):
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / "loss_curve.png"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(self.path, dpi=150)
+
+
+class FreezeBackbone(Callback):
+    """Trains the head alone for some epochs, then everything.
+
+    What a system's ``layers()`` names stands still, with its running means and its dropout, until then; what it does
+    not name, the head and newly inserted attention, learns. Several devices want
+    ``--trainer.strategy ddp_find_unused_parameters_true``.
+
+    Args:
+        epochs: for how many epochs; -1 for good.
+
+    Raises:
+        ValueError: fewer than -1; or, once the training starts, the system names no layers.
+
+    Example:
+        >>> FreezeBackbone(epochs=2).epochs
+        2
+    """
+
+    def __init__(self, epochs: int) -> None:
+        if epochs < -1:
+            raise ValueError(f"epochs must be 0 or more, or -1 for all of them, got {epochs}")
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freezes, or thaws when the time has come; Lightning has put everything into training mode before."""
+        layers = pl_module.layers() if isinstance(pl_module, System) else []
+        if not layers:
+            raise ValueError(f"{type(pl_module).__name__} names no layers(), so it has no backbone to freeze")
+        frozen = self.epochs == -1 or trainer.current_epoch < self.epochs
+        for layer in layers:
+            layer.requires_grad_(not frozen)
+            layer.train(not frozen)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Thaws: what is trained next may be everything."""
+        for layer in cast(System, pl_module).layers():
+            layer.requires_grad_(True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -72,20 +73,63 @@ def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Fi
     count = len(images)
     figure = Figure(figsize=(4.4, 2.3 * count), layout="constrained")
     axes = figure.subplots(count, 2, squeeze=False)
-    for row, (image, heat) in enumerate(zip(images.float().cpu(), maps.float().cpu(), strict=True)):
-        height, width = image.shape[-2:]
-        picture = image.permute(1, 2, 0).expand(-1, -1, 3) if image.size(0) == 1 else image.permute(1, 2, 0)
-        for axis in axes[row]:
-            axis.imshow(picture.clamp(0, 1).numpy())
-            axis.set_axis_off()
-        axes[row][0].set_title("" if titles is None else titles[row])
-        axes[row][1].imshow(
-            heat.numpy(),
-            cmap=matplotlib.colormaps["inferno"],
-            alpha=0.6,
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-            interpolation="bilinear",
-        )
+    for row, (image, heat) in enumerate(zip(images, maps, strict=True)):
+        _show(axes[row][0], image, "" if titles is None else titles[row])
+        _show(axes[row][1], image, "")
+        _lay_over(axes[row][1], image, heat)
+    return figure
+
+
+def _show(axis: Axes, image: Tensor, title: str) -> None:
+    """An image, (C, H, W), without numbers at its sides."""
+    picture = image.float().cpu().permute(1, 2, 0)
+    picture = picture.expand(-1, -1, 3) if picture.size(2) == 1 else picture
+    axis.imshow(picture.clamp(0, 1).numpy())
+    axis.set_axis_off()
+    axis.set_title(title, fontsize="x-small")
+
+
+def _lay_over(axis: Axes, image: Tensor, heat: Tensor) -> None:
+    """A map, (rows, columns), stretched over an image of another size."""
+    height, width = image.shape[-2:]
+    axis.imshow(
+        heat.float().cpu().numpy(),
+        cmap=matplotlib.colormaps["inferno"],
+        alpha=0.6,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="bilinear",
+    )
+
+
+def gates(images: Tensor, found: Mapping[str, Tensor], titles: Sequence[str]) -> Figure:
+    """Draws each image, and beside it every gate: of places as a map over it, of channels as bars.
+
+    Args:
+        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
+        found: gates by the name of their block: (B, channels, 1, 1), (B, 1, rows, columns), both in one, of which the
+            means are drawn, or with an axis of paths, of which the first is drawn.
+        titles: one an image.
+
+    Example:
+        >>> import torch
+        >>> figure = gates(torch.rand(2, 3, 16, 16), {"se": torch.rand(2, 8, 1, 1)}, ["cat", "dog"])
+        >>> len(figure.axes), figure.axes[1].get_title()
+        (4, 'se')
+    """
+    figure = Figure(figsize=(2.3 * (1 + len(found)), 2.5 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), 1 + len(found), squeeze=False)
+    for row, (image, title) in enumerate(zip(images, titles, strict=True)):
+        _show(axes[row][0], image, title)
+        for column, (name, gate) in enumerate(found.items(), start=1):
+            axis, one = axes[row][column], gate[row].float().cpu()
+            one = one[0] if one.ndim == 4 else one
+            if one.shape[1:] == (1, 1):
+                axis.bar(range(len(one)), one.flatten().numpy(), width=1.0)
+                axis.set_ylim(0.0, max(1.0, one.max().item()))
+                axis.set_title(name, fontsize="x-small")
+            else:
+                _show(axis, image, name)
+                _lay_over(axis, image, one.mean(0))
     return figure
 
 

@@ -30,6 +30,11 @@ _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 _loading: ContextVar[dict[str, Any] | None] = ContextVar("_loading", default=None)
 
 
+def is_loading() -> bool:
+    """Whether a checkpoint is being loaded, whose weights replace whatever a network would begin with."""
+    return _loading.get() is not None
+
+
 def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimiser of a system that is given none.
 

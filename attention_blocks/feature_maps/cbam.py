@@ -63,8 +63,13 @@ class CBAM(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), the product of both gates."""
+        gates = self.gates(x)
+        return gates["channels"] * gates["places"]
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Of the channels, (B, C, 1, 1), and of the places, (B, 1, H, W)."""
         channels = self.channel_attention.gate(x)
-        return channels * self.spatial_attention.gate(x * channels)
+        return {"channels": channels, "places": self.spatial_attention.gate(x * channels)}
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""

@@ -60,19 +60,20 @@ class CoordinateAttention(FeatureMapAttention):
         self.row_proj = nn.Conv2d(width, channels, 1, bias=bias)
         self.column_proj = nn.Conv2d(width, channels, 1, bias=bias)
 
-    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
         squeezed = torch.cat([mean_of(x, 3), mean_of(x, 2).transpose(2, 3)], dim=2)
         squeezed = self.activation(self.norm(self.down_proj(squeezed)))
         rows, columns = squeezed.split([x.size(2), x.size(3)], dim=2)
-        return self.row_proj(rows).sigmoid(), self.column_proj(columns).sigmoid().transpose(2, 3)
+        of_columns = self.column_proj(columns).sigmoid().transpose(2, 3)
+        return {"rows": self.row_proj(rows).sigmoid(), "columns": of_columns}
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), the product of the gates of row and column."""
-        rows, columns = self.gates(x)
-        return rows * columns
+        gates = self.gates(x)
+        return gates["rows"] * gates["columns"]
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        return multiplied(x, *self.gates(x))
+        return multiplied(x, *self.gates(x).values())

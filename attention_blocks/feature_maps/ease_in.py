@@ -45,9 +45,16 @@ class EaseIn(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """The block's gate, as far as it is let in; for blocks that have one and multiply by it."""
+        return 1 + self.share.to(x.dtype) * (self._attention().gate(x) - 1)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """The block's own gates, before they are mixed with 1."""
+        return self._attention().gates(x)
+
+    def _attention(self) -> FeatureMapAttention:
         if not isinstance(self.block, FeatureMapAttention):
             raise TypeError(f"{type(self.block).__name__} has no gate; only a FeatureMapAttention has")
-        return 1 + self.share.to(x.dtype) * (self.block.gate(x) - 1)
+        return self.block
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""

@@ -59,6 +59,14 @@ class FeatureMapAttention(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define gate(x)")
 
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """The gates that :meth:`gate` is made of, each by its name, for plots; of most blocks, the one.
+
+        Args:
+            x: (B, C, H, W).
+        """
+        return {"gate": self.gate(x)}
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W).
 

@@ -156,6 +156,14 @@ def remove_attention(model: nn.Module) -> None:
 
     Raises:
         ValueError: there is none.
+
+    Example:
+        >>> from attention_blocks import SqueezeExcite, insert_attention, remove_attention
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+        >>> _ = insert_attention(model, SqueezeExcite, "0")
+        >>> remove_attention(model)
+        >>> inserted(model)
+        {}
     """
     home = getattr(model, _NAME, None)
     if home is None:

@@ -20,10 +20,12 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lightning_modules
+from attention_blocks import CBAM
 from datamodules import ImageTransform, TextBatch, TextDataset, Word
 from lightning_modules import (
     BeamSearch,
     Classifier,
+    ConvClassifier,
     FixedVectorDecoder,
     LengthPenalty,
     LuongDecoder,
@@ -31,6 +33,7 @@ from lightning_modules import (
     RNNSeq2Seq,
     RNNTranslator,
     Seq2Seq,
+    SmallResNet,
     System,
     TextGenerator,
     TransformerSeq2Seq,
@@ -130,7 +133,18 @@ def sentences() -> tuple[Tensor, ...]:
     return torch.tensor([[4, 7, 3], [5, 3, 0]]), torch.tensor([3, 2]), torch.tensor([[2, 4, 5], [2, 5, 3]])
 
 
+CONV_WORDS = (
+    *("--data", "DigitsDataModule", "--data.batch_size", "8"),
+    *("--model.backbone", "SmallResNet", "--model.backbone.init_args.widths", "[8]"),
+    *("--model.backbone.init_args.depth", "1", "--model.attention", "CBAM", "--model.attention.reduction", "4"),
+    *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25"),
+    *("--model.lr_scheduler", "WarmupCosine", "--model.layer_decay", "0.75", "--model.mixup", "0.5"),
+)
+TINY_RESNET = partial(SmallResNet, widths=(8,), depth=1)
+CONV = partial(ConvClassifier, 3, CLASSIFIER.args[1], TINY_RESNET, partial(CBAM, reduction=4), **CLASSIFIER.keywords)
+
 EXAMPLES: dict[type[System], Example] = {
+    ConvClassifier: Example(CONV, CONV_WORDS, digit_like, images),
     Classifier: Example(CLASSIFIER, CLASSIFIER_WORDS, digit_like, images),
     ViTClassifier: Example(
         partial(ViTClassifier, *CLASSIFIER.args, **CLASSIFIER.keywords), CLASSIFIER_WORDS, digit_like, images
@@ -290,14 +304,20 @@ def data_for(name: str) -> tuple[str, ...]:
 
 def small(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe for hundreds of thousands of steps and many millions of parameters, as far as a test can follow it."""
-    trainer, network = recipe["trainer"], recipe["model"]["init_args"]["network"]["init_args"]
+    trainer = recipe["trainer"]
     if "max_steps" in trainer:
         trainer |= {"max_steps": 2, "val_check_interval": 1.0}
-        network["depth"] = 1
+        network_of(recipe)["depth"] = 1
         for callback in trainer["callbacks"]:
             if "every_n_train_steps" in callback.get("init_args", {}):
                 callback["init_args"] |= {"every_n_train_steps": 1, "filename": "0-{step}"}
     return recipe
+
+
+def network_of(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its network, or of the backbone of one."""
+    arguments = recipe["model"]["init_args"]
+    return cast(dict[str, Any], (arguments.get("network") or arguments["backbone"])["init_args"])
 
 
 def recipe_of(name: str) -> dict[str, Any]:
@@ -330,12 +350,12 @@ def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, 
     callbacks = recipe["trainer"]["callbacks"]
     [maps] = [callback for callback in callbacks if callback["class_path"].endswith("AttentionMapLogger")]
     maps["init_args"] = {"every_n_epochs": 1}
-    network = recipe["model"]["init_args"]["network"]["init_args"]
+    network = network_of(recipe)
     # Every layer and head is a picture of its own, and one layer shows what all would.
     network |= {"depth": 1} if "depth" in network else {}
-    patch = network.get("patch_size")
-    if patch is not None:
-        recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": 2 * patch, "batch_size": 8}}
+    if "patch_size" in network or "backbone" in recipe["model"]["init_args"]:
+        size = 2 * network.get("patch_size", 4)
+        recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": size, "batch_size": 8}}
         words: tuple[str, ...] = ()
     else:
         # One base on both sides, so that embeddings can be shared.

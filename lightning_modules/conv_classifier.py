@@ -1,0 +1,157 @@
+"""A CNN that classifies images, with attention in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from attention_blocks import FeatureMapAttention, insert_attention
+from datamodules.image_transform import ImageTransform, RawImage
+from lightning_modules.classification import Classifier, NetworkFactory
+from lightning_modules.figures import gates
+from lightning_modules.resnet import SmallResNet
+from lightning_modules.system import adamw, evaluating
+
+Places = int | str | Sequence[int | str]
+
+
+def attended(
+    num_classes: int,
+    image_size: tuple[int, int],
+    in_channels: int,
+    *,
+    backbone: NetworkFactory,
+    attention: Callable[[int], nn.Module] | None,
+    where: Places | None,
+) -> nn.Module:
+    """Makes a network and puts attention into it.
+
+    Raises:
+        ValueError: ``where`` is left out and the network names no ``attention_places``; see :func:`insert_attention`.
+    """
+    network = backbone(num_classes, image_size, in_channels)
+    if attention is not None:
+        where = getattr(network, "attention_places", None) if where is None else where
+        if where is None:
+            raise ValueError(
+                f"where: {type(network).__name__} names no attention_places, so say where the attention goes: a name "
+                "with * for any part, or how much smaller than the image the maps are"
+            )
+        insert_attention(network, attention, where, example=torch.zeros(1, in_channels, *image_size))
+    return network
+
+
+class ConvClassifier(Classifier):
+    """A CNN that classifies images, with any attention on feature maps, or none.
+
+    ``ConvClassifier(10, ImageTransform(28, channels=1), attention=CBAM)`` is ready to be fitted on any loader of
+    ``(images, labels)``. The other arguments are those of :class:`Classifier`; ``layer_decay`` is the share of the
+    head's rate, and of new attention's, at which the backbone learns.
+
+    Args:
+        backbone: makes the network as ``backbone(num_classes, (height, width), channels)``: :class:`SmallResNet`,
+            :class:`TimmNetwork` for any CNN of timm, or one's own.
+        attention: makes a block as ``attention(channels)``; :class:`EaseIn` of one for a backbone that is trained.
+        where: behind which modules, see :func:`insert_attention`; where the backbone says when left out.
+
+    Raises:
+        ValueError: see :class:`Classifier` and :func:`insert_attention`.
+
+    Example:
+        >>> from attention_blocks import SqueezeExcite, inserted
+        >>> model = ConvClassifier(10, ImageTransform(8), attention=SqueezeExcite)
+        >>> list(inserted(model.network))[:2]
+        ['stages.0.0.norm2', 'stages.0.1.norm2']
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        transform: ImageTransform,
+        backbone: NetworkFactory = SmallResNet,
+        attention: Callable[[int], FeatureMapAttention] | None = None,
+        where: Places | None = None,
+        class_names: Sequence[str] | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            transform,
+            partial(attended, backbone=backbone, attention=attention, where=where),
+            class_names,
+            label_smoothing,
+            mixup,
+            cutmix,
+            optimizer,
+            lr_scheduler,
+            layer_decay,
+        )
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The backbone, as one layer: all but the head and what was inserted."""
+        new = ("head", "inserted_attention")
+        return [nn.ModuleList(child for name, child in self.network.named_children() if name not in new)]
+
+    @torch.inference_mode()
+    def attention_gates(self, images: Sequence[RawImage] | Tensor) -> dict[str, Tensor]:
+        """What multiplies the maps, block by block, for raw images or for a batch that is transformed already.
+
+        Returns:
+            By the names of block and gate, what :meth:`FeatureMapAttention.gates` gives.
+        """
+        found: dict[str, Tensor] = {}
+
+        def look(name: str, block: FeatureMapAttention, inputs: tuple[Tensor, ...]) -> None:
+            found.update({f"{name} {kind}": gate for kind, gate in block.gates(*inputs).items()})
+
+        handles = [
+            block.register_forward_pre_hook(partial(look, name)) for name, block in _blocks(self.network).items()
+        ]
+        try:
+            self.predict(self.prepare(images))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
+        """Draws, beside each image, the gates of the last block at each size of map: places over it, channels as bars.
+
+        Args:
+            images: raw images, or a batch that is transformed already, (B, C, H, W).
+
+        Raises:
+            ValueError: there is no attention in the network.
+        """
+        batch = self.prepare(images)
+        with evaluating(self):
+            found = self.attention_gates(batch)
+        if not found:
+            raise ValueError("there is no attention in this network, so there are no gates to draw")
+        titles = [f"{best[0].label} {best[0].probability:.0%}" for best in self.classify(batch, top=1)]
+        return gates(self.transform.denormalize(batch), _last_of_each_kind(found), titles)
+
+
+def _blocks(network: nn.Module) -> dict[str, FeatureMapAttention]:
+    """The blocks, by place if they were inserted, without the parts of others."""
+    found: dict[str, FeatureMapAttention] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, FeatureMapAttention) and not any(name.startswith(f"{other}.") for other in found):
+            found[name] = module
+    return {name.removeprefix("inserted_attention.").replace("/", "."): block for name, block in found.items()}
+
+
+def _last_of_each_kind(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of all gates with one shape, the one nearest to the output."""
+    last = {tuple(gate.shape[1:]): name for name, gate in found.items()}
+    return {name: gate for name, gate in found.items() if name in last.values()}

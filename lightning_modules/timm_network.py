@@ -1,0 +1,68 @@
+"""Any CNN of timm as the network of a classifier."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_modules.system import is_loading
+
+
+class TimmNetwork(nn.Module):
+    """A backbone of timm, by name, and a linear head.
+
+    Args:
+        num_classes: size of the logits.
+        image_size: of the images; most CNNs take any.
+        in_channels: C of the images; timm adapts trained weights for colours to others.
+        name: such as "resnet18" or "tf_efficientnet_lite0.in1k".
+        pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them. Not asked for again
+            when a checkpoint is loaded.
+
+    Attributes:
+        model: timm's model, without its head.
+        attention_places: the end of each of its stages.
+        head: the last linear map.
+
+    Raises:
+        ValueError: timm has no such model.
+        FileNotFoundError: there is no file of weights at that path.
+
+    Example:
+        >>> import torch
+        >>> TimmNetwork(10, (64, 64), 3, name="resnet18")(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int] = (224, 224),
+        in_channels: int = 3,
+        *,
+        name: str,
+        pretrained: bool | str = False,
+    ) -> None:
+        super().__init__()
+        import timm  # slow, and only this network needs it
+
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(include_tags="." in name))
+            raise ValueError(
+                f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'one that it lists'}?"
+            )
+        wanted: dict[str, object] = {"pretrained": bool(pretrained) and not is_loading()}
+        if isinstance(pretrained, str):
+            if not Path(pretrained).is_file() and not is_loading():
+                raise FileNotFoundError(f"pretrained: there is no file {pretrained!r}")
+            wanted["pretrained_cfg_overlay"] = {"file": pretrained}
+        self.model = timm.create_model(name, num_classes=0, in_chans=in_channels, **wanted)
+        self.attention_places = tuple(f"model.{stage['module']}" for stage in self.model.feature_info)
+        # Some have layers between the pooled features and the head.
+        self.head = nn.Linear(getattr(self.model, "head_hidden_size", self.model.num_features), num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, num_classes), of images, (B, C, H, W)."""
+        return self.head(self.model(images))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from attention_blocks import SqueezeExcite, insert_attention
+from lightning_modules import TimmNetwork
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "mobilenetv3_small_050"])
+def test_equals_timms_model_with_its_head(name: str) -> None:
+    ours = TimmNetwork(7, (64, 64), 1, name=name).eval()
+    theirs = timm.create_model(name, num_classes=0, in_chans=1).eval()
+    theirs.load_state_dict(ours.model.state_dict())
+    x = torch.randn(2, 1, 64, 64)
+    torch.testing.assert_close(ours(x), ours.head(theirs(x)))
+    assert ours(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "convnext_atto", "regnetx_002", "densenet121"])
+def test_says_where_attention_goes(name: str) -> None:
+    network = TimmNetwork(3, (64, 64), name=name)
+    found = insert_attention(network, lambda c: SqueezeExcite(c, hidden_channels=4), network.attention_places)
+    assert len(found) == len(network.attention_places) >= 4
+    heights = [insertion.height for insertion in found]
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_starts_from_a_file_of_weights(tmp_path: Path) -> None:
+    theirs, file = timm.create_model("resnet18").eval(), tmp_path / "weights.safetensors"
+    save_file(theirs.state_dict(), file)
+    ours = TimmNetwork(3, (64, 64), name="resnet18", pretrained=str(file)).eval()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours.model(x), theirs.forward_head(theirs.forward_features(x), pre_logits=True))
+
+
+def test_refuses_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match="name: timm has no model 'resnt18'; did you mean resnet18"):
+        TimmNetwork(3, name="resnt18")
+
+
+def test_refuses_a_missing_file() -> None:
+    with pytest.raises(FileNotFoundError, match=r"pretrained: there is no file 'nowhere.safetensors'"):
+        TimmNetwork(3, name="resnet18", pretrained="nowhere.safetensors")
