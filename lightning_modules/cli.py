@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -16,7 +16,7 @@ import lightning_modules  # noqa: F401 # likewise
 from lightning_modules.commands import COMMANDS, refuse, run_command
 from lightning_modules.plain import to_plain
 from lightning_modules.recipe_files import expand_config
-from lightning_modules.system import System, read_checkpoint
+from lightning_modules.system import System, read_checkpoint, weights_to_come
 
 # What only the data knows, and no recipe says twice.
 LINKED = ("num_classes", "class_names", "transform", "source_tokenizer", "target_tokenizer")
@@ -43,7 +43,8 @@ class SystemCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer."""
-        with user_errors():
+        resumes = self.config[self.config.subcommand].ckpt_path is not None
+        with user_errors(), weights_to_come() if resumes else nullcontext():
             super().instantiate_classes()
 
 

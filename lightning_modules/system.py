@@ -26,13 +26,25 @@ from lightning_modules.schedules import LengthAwareSchedule
 # Lightning's own rebuilder of modules from plain arguments; the name is what its checkpoints carry.
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
+_weights_to_come: ContextVar[bool] = ContextVar("_weights_to_come", default=False)
+
 # The plain arguments of the system that is being loaded: its constructor gets what was built from them.
 _loading: ContextVar[dict[str, Any] | None] = ContextVar("_loading", default=None)
 
 
-def is_loading() -> bool:
-    """Whether a checkpoint is being loaded, whose weights replace whatever a network would begin with."""
-    return _loading.get() is not None
+@contextmanager
+def weights_to_come() -> Iterator[None]:
+    """Within it, networks are built to be filled from a checkpoint, so they need not look for trained weights."""
+    token = _weights_to_come.set(True)
+    try:
+        yield
+    finally:
+        _weights_to_come.reset(token)
+
+
+def are_weights_to_come() -> bool:
+    """Whether a checkpoint's weights will replace whatever a network would begin with."""
+    return _weights_to_come.get()
 
 
 def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -161,7 +173,8 @@ class System(LightningModule):
         token = _loading.set({**arguments, **replaced})
         try:
             load = super(System, saved_class).load_from_checkpoint
-            return cast(Self, load(checkpoint_path, map_location, hparams_file, strict, weights_only, **replaced))
+            with weights_to_come():
+                return cast(Self, load(checkpoint_path, map_location, hparams_file, strict, weights_only, **replaced))
         finally:
             _loading.reset(token)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lightning_modules.system import is_loading
+from lightning_modules.system import are_weights_to_come
 
 
 class TimmNetwork(nn.Module):
@@ -19,7 +19,7 @@ class TimmNetwork(nn.Module):
         in_channels: C of the images; timm adapts trained weights for colours to others.
         name: such as "resnet18" or "tf_efficientnet_lite0.in1k".
         pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them. Not asked for again
-            when a checkpoint is loaded.
+            when a checkpoint is loaded. The images must be normalised as timm's were, see ``ImageTransform``.
 
     Attributes:
         model: timm's model, without its head.
@@ -53,9 +53,9 @@ class TimmNetwork(nn.Module):
             raise ValueError(
                 f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'one that it lists'}?"
             )
-        wanted: dict[str, object] = {"pretrained": bool(pretrained) and not is_loading()}
+        wanted: dict[str, object] = {"pretrained": bool(pretrained) and not are_weights_to_come()}
         if isinstance(pretrained, str):
-            if not Path(pretrained).is_file() and not is_loading():
+            if not Path(pretrained).is_file() and not are_weights_to_come():
                 raise FileNotFoundError(f"pretrained: there is no file {pretrained!r}")
             wanted["pretrained_cfg_overlay"] = {"file": pretrained}
         self.model = timm.create_model(name, num_classes=0, in_chans=in_channels, **wanted)

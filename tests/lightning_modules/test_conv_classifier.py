@@ -24,7 +24,7 @@ from attention_blocks import (
 )
 from datamodules import ImageTransform
 from lightning_modules import ConvClassifier, FreezeBackbone, SmallResNet, TimmNetwork
-from tests.lightning_modules.conftest import MakeTrainer
+from tests.lightning_modules.conftest import MakeTrainer, RunCommand
 
 TINY = partial(SmallResNet, widths=(8, 16), depth=1)
 TRANSFORM = ImageTransform(12, channels=1)
@@ -114,6 +114,25 @@ def test_trained_weights_are_not_asked_for_again(make_trainer: MakeTrainer, tmp_
     file.unlink()
     loaded, x = ConvClassifier.load_from_checkpoint(tmp_path / "it.ckpt"), torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded.predict(x), model.cpu().predict(x))
+
+
+def test_a_checkpoint_is_tested_without_the_weights_that_it_began_with(
+    run_command: RunCommand, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), file)
+    words = (
+        *("--model", "ConvClassifier", "--data", "DigitsDataModule", "--trainer.max_steps", "1"),
+        *("--model.backbone", "TimmNetwork", "--model.backbone.init_args.name", "resnet10t"),
+        *("--model.backbone.init_args.pretrained", str(file), "--trainer.limit_test_batches", "2"),
+    )
+    fitted = run_command("fit", *words, "--trainer.limit_val_batches", "0")
+    assert fitted.cli is not None, fitted.err
+    fitted.cli.trainer.save_checkpoint(tmp_path / "it.ckpt")
+    file.unlink()
+    tested = run_command("test", *words, "--ckpt_path", str(tmp_path / "it.ckpt"))
+    assert tested.cli is not None, tested.err
+    assert "there is no file" in run_command("test", *words).err
 
 
 def test_a_frozen_backbone_stands_still_until_its_epoch(make_trainer: MakeTrainer) -> None:
