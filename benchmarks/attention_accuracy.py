@@ -1,0 +1,183 @@
+"""``python -m benchmarks.attention_accuracy fashion_mnist|PHOTOS``: what attention on feature maps brings a small CNN.
+
+One network, one recipe, the same seeds and so the same images in the same order; only the block differs. PHOTOS is a
+folder or zip with one folder a class, in ``train`` and ``test``. Every run is written to ``--out`` as it ends and is
+not run again, so the table can be made in several sittings. Prints it in Markdown: accuracy and its difference from
+the plain network, paired by seed, each with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attention_blocks import (
+    BAM,
+    CBAM,
+    CoordinateAttention,
+    EfficientChannelAttention,
+    GlobalContext,
+    SelectiveKernel,
+    SelfAttention2d,
+    SimAM,
+    SqueezeExcite,
+)
+from benchmarks.timing import ratio, take_turns
+from datamodules import ImageFolderDataModule, ImageTransform, TorchvisionDataModule
+from datamodules.classification import ClassificationDataModule
+from lightning_modules import ConvClassifier, SmallResNet, WarmupCosine
+
+# Student's t at 97.5 %, by degrees of freedom: seeds less one.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+class SelectiveResNet(SmallResNet):
+    """The same network, the second convolution of each block with selective kernels, as that paper has it."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)  # type: ignore[arg-type]
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                width = block.conv2.out_channels
+                # Each path on half of the channels, so that there are as many weights and products as before.
+                block.conv2 = SelectiveKernel(width, groups=1, split_input=True, min_hidden=8)
+
+
+Backbone = Callable[..., SmallResNet]
+BLOCKS: Mapping[str, tuple[Backbone, Callable[[int], nn.Module] | None]] = {
+    "none": (SmallResNet, None),
+    "SqueezeExcite": (SmallResNet, partial(SqueezeExcite, reduction=8)),
+    "EfficientChannelAttention": (SmallResNet, EfficientChannelAttention),
+    "CBAM": (SmallResNet, partial(CBAM, reduction=8)),
+    "SelectiveKernel": (SelectiveResNet, None),
+    "GlobalContext": (SmallResNet, partial(GlobalContext, reduction=8)),
+    "CoordinateAttention": (SmallResNet, CoordinateAttention),
+    "BAM": (SmallResNet, partial(BAM, reduction=8)),
+    "SimAM": (SmallResNet, SimAM),
+    "SelfAttention2d": (SmallResNet, SelfAttention2d),
+}
+
+
+def system(name: str, num_classes: int, transform: ImageTransform, stem_stride: int) -> ConvClassifier:
+    """The network with one kind of attention, and the one recipe."""
+    backbone, attention = BLOCKS[name]
+    return ConvClassifier(
+        num_classes,
+        transform,
+        partial(backbone, widths=(16, 32, 64), depth=1, stem_stride=stem_stride),
+        attention,  # type: ignore[arg-type]
+        label_smoothing=0.1,
+        optimizer=partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.05),
+        lr_scheduler=partial(WarmupCosine, warmup=0.1),
+    )
+
+
+def run(name: str, data: ClassificationDataModule, seed: int, epochs: int, stem_stride: int) -> dict[str, float]:
+    """Trains once and tests the last weights."""
+    seed_everything(seed)
+    model = system(name, data.num_classes, data.transform, stem_stride)
+    trainer = Trainer(
+        max_epochs=epochs,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    start = time.perf_counter()
+    trainer.fit(model, data)
+    minutes = (time.perf_counter() - start) / 60
+    [metrics] = trainer.test(model, data, verbose=False)
+    return {"accuracy": 100 * metrics["test/accuracy"], "minutes": minutes}
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half of the 95 % interval by Student's t, for a handful of seeds."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values)):.2f}"
+
+
+def speeds(data: ClassificationDataModule, stem_stride: int, rounds: int) -> dict[str, tuple[str, str]]:
+    """Images a second over the plain network's, in training and in inference, all taking turns."""
+    images = torch.randn(64, data.transform.channels, *data.transform.image_size)
+    models = {name: system(name, data.num_classes, data.transform, stem_stride).network for name in BLOCKS}
+
+    def train(model: nn.Module) -> None:
+        torch.autograd.backward([model.train()(images).square().sum()])
+
+    def infer(model: nn.Module) -> None:
+        with torch.inference_mode():
+            model.eval()(images)
+
+    training = take_turns({name: partial(train, model) for name, model in models.items()}, rounds)
+    inference = take_turns({name: partial(infer, model) for name, model in models.items()}, rounds)
+
+    def over_none(seconds: Mapping[str, list[float]], name: str) -> str:
+        return f"{ratio(seconds['none'], seconds[name]).median:.2f}"
+
+    return {name: (over_none(training, name), over_none(inference, name)) for name in BLOCKS}
+
+
+def table(
+    done: Mapping[str, Mapping[str, Mapping[str, float]]], data: ClassificationDataModule, stem_stride: int
+) -> str:
+    """What is known, in Markdown."""
+    ratios = speeds(data, stem_stride, rounds=20)
+    columns = ("block", "parameters", "multiply-adds, M", "accuracy, %", "difference from none")
+    columns += ("images/s over none, training", "inference")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for name in (name for name in BLOCKS if name in done):
+        network = system(name, data.num_classes, data.transform, stem_stride).network.eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.randn(1, data.transform.channels, *data.transform.image_size))
+        scores = {seed: each["accuracy"] for seed, each in done[name].items()}
+        plain = {seed: each["accuracy"] for seed, each in done.get("none", {}).items()}
+        pairs = [scores[seed] - plain[seed] for seed in scores if seed in plain and name != "none"]
+        parameters = sum(p.numel() for p in network.parameters())
+        cells = [name, f"{parameters:,}", f"{counter.get_total_flops() / 2e6:.2f}", interval(list(scores.values()))]
+        lines.append(f"| {' | '.join([*cells, interval(pairs) if pairs else '', *ratios[name]])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention_accuracy", description=__doc__)
+    parser.add_argument("data", help="fashion_mnist, or a folder or zip of photos")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS), metavar="BLOCK")
+    parser.add_argument("--image-size", type=int, default=128, help="of photos (128)")
+    parser.add_argument("--stem-stride", type=int, default=2, help="of the first convolution (2)")
+    parser.add_argument("--out", type=Path, default=Path("attention_accuracy.json"))
+    options = parser.parse_args()
+    data: ClassificationDataModule
+    if options.data == "fashion_mnist":
+        data = TorchvisionDataModule("FashionMNIST", batch_size=64, val_share=0.0)
+    else:
+        data = ImageFolderDataModule(options.data, options.image_size, batch_size=32, cache=True, val_share=0.0)
+    done: dict[str, dict[str, dict[str, float]]] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for seed in options.seeds:
+        for name in options.blocks:
+            if str(seed) not in done.setdefault(name, {}):
+                done[name][str(seed)] = run(name, data, seed, options.epochs, options.stem_stride)
+                options.out.write_text(json.dumps(done, indent=1))
+                print(name, seed, done[name][str(seed)], flush=True)
+    print(table({name: seeds for name, seeds in done.items() if seeds}, data, options.stem_stride))
+
+
+if __name__ == "__main__":
+    main()
