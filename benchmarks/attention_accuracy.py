@@ -137,8 +137,8 @@ def table(
 ) -> str:
     """What is known, in Markdown."""
     ratios = speeds(data, stem_stride, rounds=20)
-    columns = ("block", "parameters", "multiply-adds, M", "accuracy, %", "difference from none")
-    columns += ("images/s over none, training", "inference")
+    columns = ["block", "parameters", "multiply-adds, M", "accuracy, %", "difference from none"]
+    columns += ["images/s over none, training", "inference"]
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for name in (name for name in BLOCKS if name in done):
         network = system(name, data.num_classes, data.transform, stem_stride).network.eval()
