@@ -26,6 +26,8 @@ class NumberBasesDataModule(TextDataModule):
         train_size: how many are trained on.
         val_size: how many are kept for validation.
         test_size: how many are kept for the test.
+        short_repeats: how often an epoch shows each number that has fewer digits than the largest. There are few of
+            them, and what is rare is learned late.
         max_tokens: places of the larger side of a batch at most, padding counted, on each device.
         num_workers: processes that make batches; 0 is fastest.
         seed: decides which numbers are drawn, and their order in training.
@@ -50,6 +52,7 @@ class NumberBasesDataModule(TextDataModule):
         train_size: int = 20_000,
         val_size: int = 1_000,
         test_size: int = 1_000,
+        short_repeats: int = 1,
         max_tokens: int = 4096,
         num_workers: int = 0,
         seed: int = 0,
@@ -66,6 +69,9 @@ class NumberBasesDataModule(TextDataModule):
             raise ValueError(
                 f"limit={limit} leaves no {sum(sizes.values())} different numbers; draw fewer, or raise it"
             )
+        if short_repeats < 1:
+            raise ValueError(f"short_repeats must be 1 or more, got {short_repeats}")
+        self._short_repeats = short_repeats
         self._bases = (source_base, target_base)
         self._limit = limit
         self._sizes = sizes
@@ -77,11 +83,14 @@ class NumberBasesDataModule(TextDataModule):
     def load(self) -> Mapping[Split, Sequence[TextPair]]:
         """Draws the numbers."""
         numbers = iter(random.Random(self._seed).sample(range(self._limit), sum(self._sizes.values())))  # noqa: S311
-        return {
+        pairs = {
             split: [self._pair(next(numbers), line) for line in range(1, size + 1)]
             for split, size in self._sizes.items()
             if size
         }
+        longest = len(in_base(self._limit - 1, self._bases[0]))
+        short = [pair for pair in pairs["train"] if len(pair.source) < longest]
+        return {**pairs, "train": pairs["train"] + short * (self._short_repeats - 1)}
 
     def _pair(self, number: int, line: int) -> TextPair:
         return TextPair(in_base(number, self._bases[0]), in_base(number, self._bases[1]), line)

@@ -1,3 +1,4 @@
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_numbers_of_the_splits_are_disjoint() -> None:
     assert min(map(min, drawn)) < 50
 
 
+def test_short_numbers_are_shown_more_often_in_training() -> None:
+    plain, repeated = small(), small(short_repeats=3)
+    for split in ("val", "test"):
+        assert plain.dataset(split).source_texts == repeated.dataset(split).source_texts
+    shown = Counter(repeated.dataset("train").source_texts)
+    assert set(shown) == set(plain.dataset("train").source_texts)
+    assert all(times == (1 if len(number) == 3 else 3) for number, times in shown.items())
+    assert 3 in shown.values()
+
+
 def test_a_character_is_a_token_and_all_digits_are_known() -> None:
     data = small(source_base=16, limit=20, train_size=5, val_size=0, test_size=1)
     digits = data.source_tokenizer
@@ -82,6 +93,7 @@ def test_defaults_are_ready_to_train_on() -> None:
         ({"limit": 100}, "limit=100 leaves no 390 different numbers"),
         ({"train_size": 0}, "train_size must be 1 or more, got 0"),
         ({"val_size": -1}, "val_size must be 0 or more, got -1"),
+        ({"short_repeats": 0}, "short_repeats must be 1 or more, got 0"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, int], message: str) -> None:
