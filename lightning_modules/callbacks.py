@@ -123,6 +123,7 @@ class LossCurve(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the picture into the logger's folder, or the trainer's where there is no logger."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked by every process: the first tells the others
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):  # which leaves no files
             return
         figure = Figure(figsize=(6, 4), layout="constrained")
@@ -131,7 +132,7 @@ class LossCurve(Callback):
             axis.plot(*zip(*points, strict=True), label=name) if points else None
         axis.set(xlabel="epoch", ylabel="cross-entropy")
         axis.legend()
-        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "loss_curve.png"
+        self.path = folder / "loss_curve.png"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(self.path, dpi=150)
 

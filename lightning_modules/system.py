@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,6 +100,19 @@ class System(LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._layer_decay = layer_decay
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with weights of its own, as weight averaging makes one, that shares what makes optimisers.
+
+        From the command line that is bound to parser, trainer and data, and none of them is to be copied; where
+        several processes run, they cannot even be.
+        """
+        for factory in (self._optimizer, self._lr_scheduler):
+            memo[id(factory)] = factory
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return copied
 
     def layers(self) -> Sequence[nn.Module]:
         """The modules that layer-wise decay counts as layers, from the input up; what is in none is the head's."""

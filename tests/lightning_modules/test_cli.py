@@ -374,6 +374,26 @@ def test_two_processes_find_the_weights_of_one_on_the_same_global_batches(
         torch.testing.assert_close(two.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
+def test_two_processes_run_a_recipe_with_its_callbacks(tmp_path: Path) -> None:
+    """Averaged weights, the loss curve and the maps: what every recipe has."""
+    words = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.max_epochs", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_modules", "fit", "--config", "vit_digits", *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    version = tmp_path / "runs" / "vit_digits" / "version_0"
+    assert (version / "loss_curve.png").is_file()
+    [checkpoint] = version.glob("checkpoints/*.ckpt")
+    assert ViTClassifier.load_from_checkpoint(checkpoint).classify([torch.zeros(1, 8, 8)])
+
+
 IN_ORDER = """
 import torch
 from lightning import LightningDataModule

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import pickletools
+import threading
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -412,6 +414,28 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 def assert_same_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 0.0) -> None:
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], atol=tolerance, rtol=tolerance, msg=name)
+
+
+def test_a_copy_shares_what_makes_its_optimiser_and_has_weights_of_its_own() -> None:
+    """From the command line those are bound to parser, trainer and data, which nobody wants copied."""
+    lock = threading.Lock()  # as an uncopyable thing stands in them
+
+    class Bound:
+        def __init__(self) -> None:
+            self.lock = lock
+
+        def __call__(self, parameters: Any) -> Optimizer:  # noqa: ANN401
+            return SGD(parameters, lr=0.1)
+
+    system = Plain(3, ImageTransform(8), partial(VisionTransformer, patch_size=4, dim=16, depth=1))
+    system._optimizer = Bound()
+    copied = copy.deepcopy(system)
+    assert copied._optimizer is system._optimizer
+    torch.testing.assert_close(copied.state_dict(), system.state_dict(), rtol=0, atol=0)
+    nn.init.zeros_(next(copied.parameters()))
+    assert next(system.parameters()).any()
+    images = torch.randn(2, 3, 8, 8)
+    assert not torch.equal(copied.predict(images), system.predict(images))
 
 
 class StopAfter(Callback):
