@@ -216,4 +216,6 @@ class TextGenerator(System):
     def _finish(self, stage: str, scores: TextScores) -> None:
         found = scores.compute()
         shown = {f"{stage}/{name}": value for name, value in found.items() if math.isfinite(value)}
-        self.log_dict(shown, prog_bar=True)
+        self.log_dict(
+            shown, prog_bar=True, sync_dist=True
+        )  # the same in every process already; said for Lightning's sake
