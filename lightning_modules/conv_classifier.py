@@ -15,7 +15,7 @@ from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier, NetworkFactory
 from lightning_modules.figures import gates
 from lightning_modules.resnet import SmallResNet
-from lightning_modules.system import adamw, evaluating
+from lightning_modules.system import adamw
 
 Places = int | str | Sequence[int | str]
 
@@ -134,8 +134,7 @@ class ConvClassifier(Classifier):
             ValueError: there is no attention in the network.
         """
         batch = self.prepare(images)
-        with evaluating(self):
-            found = self.attention_gates(batch)
+        found = self.attention_gates(batch)
         if not found:
             raise ValueError("there is no attention in this network, so there are no gates to draw")
         titles = [f"{best[0].label} {best[0].probability:.0%}" for best in self.classify(batch, top=1)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from attention_blocks.feature_maps.channel_attention import ChannelAttention
-from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map
+from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout
 from attention_blocks.feature_maps.pooling import multiplied
 from attention_blocks.feature_maps.spatial_attention import SpatialAttention
 
@@ -73,7 +73,6 @@ class CBAM(FeatureMapAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
-        check_map(x, self.channels)
         x = self.channel_attention(x)
         return multiplied(x, self.spatial_attention.gate(x), overwrite=True)
 

@@ -27,9 +27,11 @@ def test_authors_layout_of_squeeze_excite(state: dict[str, Tensor]) -> None:
 
 
 def test_the_counter_of_batches_may_be_missing() -> None:
-    theirs = CbamModule(32).state_dict()
-    del theirs["spatial.conv.bn.num_batches_tracked"]
-    load_weights(CBAM(32, bias=False), theirs, "timm")
+    theirs, ours, x = CbamModule(32).eval(), CBAM(32, bias=False).eval(), torch.randn(2, 32, 5, 5)
+    state = theirs.state_dict()
+    del state["spatial.conv.bn.num_batches_tracked"]
+    load_weights(ours, state, "timm")
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize(
