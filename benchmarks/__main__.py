@@ -17,6 +17,7 @@ SUBJECTS = (
     "feature_map_speed",
     "seq2seq_speed",
     "decode_speed",
+    "caption_speed",
     "loader_speed",
     "import_time",
 )

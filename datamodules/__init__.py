@@ -1,4 +1,4 @@
-"""The data: image sets for classifiers, sentence pairs, and what makes raw images and text a network's input."""
+"""The data: images for classifiers, captioned images, sentence pairs, and what makes them a network's input."""
 
 from datamodules.augmentation import (
     Augmentation,
@@ -9,9 +9,21 @@ from datamodules.augmentation import (
     RandomWarp,
     augment,
 )
+from datamodules.caption_batch import CaptionBatch, CaptionDataset
+from datamodules.caption_sources import (
+    CaptionRecord,
+    CaptionSource,
+    CaptionTable,
+    CocoCaptions,
+    FlickrTokens,
+    KarpathySplit,
+)
+from datamodules.captioned_images import CaptionedImages, CaptionedImagesDataModule
+from datamodules.captions import CaptionDataModule, HeldOut
 from datamodules.classification import ClassificationDataModule
+from datamodules.digit_grids import DigitGridDataModule
 from datamodules.digits import DigitsDataModule
-from datamodules.image_dataset import ImageBatch, ImageDataset, ImageSource, TensorImages
+from datamodules.image_dataset import ImageBatch, ImageDataset, ImageReader, ImageSource, TensorImages
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.image_transform import ImageTransform, RawImage, load_image, plain_image, read_image
 from datamodules.number_bases import NumberBasesDataModule
@@ -30,15 +42,29 @@ __all__ = [
     "Augmentation",
     "BatchAugmentation",
     "BytePair",
+    "CaptionBatch",
+    "CaptionDataModule",
+    "CaptionDataset",
+    "CaptionRecord",
+    "CaptionSource",
+    "CaptionTable",
+    "CaptionedImages",
+    "CaptionedImagesDataModule",
     "Character",
     "ClassificationDataModule",
+    "CocoCaptions",
     "DatasetPairs",
+    "DigitGridDataModule",
     "DigitsDataModule",
+    "FlickrTokens",
+    "HeldOut",
     "ImageBatch",
     "ImageDataset",
     "ImageFolderDataModule",
+    "ImageReader",
     "ImageSource",
     "ImageTransform",
+    "KarpathySplit",
     "NumberBasesDataModule",
     "PairFilter",
     "ParallelTextDataModule",

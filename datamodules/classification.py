@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Literal
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,9 +18,20 @@ from torch.utils.data import DataLoader
 from datamodules.augmentation import Augmentation
 from datamodules.image_dataset import ImageBatch, ImageDataset, ImageSource
 from datamodules.image_transform import ImageTransform
+from datamodules.summary_text import summary_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# What splits are called by those who make data sets.
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 _CLASSES_SHOWN = 12
 
@@ -212,11 +221,8 @@ class ClassificationDataModule(LightningDataModule):
         table.add_row("all", *(f"{counts[split].sum():,}" for split in splits))
         total = sum(int(count.sum()) for count in counts.values())
         shape = "x".join(str(side) for side in (self.transform.channels, *self.image_size))
-        text = StringIO()
-        console = Console(file=text, width=100)
-        console.print(f"{self.title}: {total:,} images of {self.num_classes:,} classes as {shape}", highlight=False)
-        console.print(table)
-        return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *self.notes])
+        title = f"{self.title}: {total:,} images of {self.num_classes:,} classes as {shape}"
+        return summary_text(title, table, self.notes)
 
     def plot(self, batch: ImageBatch, predictions: Tensor | None = None, *, limit: int = 32) -> Figure:
         """Draws a batch as a grid of images, each under the name of its class.

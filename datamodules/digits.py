@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from datamodules.augmentation import Augmentation
 from datamodules.classification import ClassificationDataModule, Split, choose_transform
@@ -64,7 +65,18 @@ class DigitsDataModule(ClassificationDataModule):
 
     def load(self) -> Mapping[Split, ImageSource]:
         """All digits; the splits are cut by :meth:`setup`."""
-        values, labels = load_digits(return_X_y=True)
-        # Counts of ink from 0 to 16.
-        images = (torch.from_numpy(values).reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-        return {"train": TensorImages(images, torch.from_numpy(labels))}
+        return {"train": TensorImages(*digit_images())}
+
+
+def digit_images() -> tuple[Tensor, Tensor]:
+    """All digits that ship inside scikit-learn, (1797, 1, 8, 8) uint8, and what they are, (1797,) int64.
+
+    Example:
+        >>> images, labels = digit_images()
+        >>> images.shape, labels[:3]
+        (torch.Size([1797, 1, 8, 8]), tensor([0, 1, 2]))
+    """
+    values, labels = load_digits(return_X_y=True)
+    # Counts of ink from 0 to 16.
+    images = (torch.from_numpy(values).reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    return images, torch.from_numpy(labels).to(torch.int64)

@@ -14,7 +14,21 @@ from datamodules.image_transform import ImageTransform
 ImageBatch = tuple[Tensor, Tensor]
 
 
-class ImageSource:
+class ImageReader:
+    """Base of a set of images, raw as they are."""
+
+    def read(self, indices: Tensor) -> Iterator[Tensor]:
+        """The images of these numbers, in order, in pieces of one size each: (b, C, H, W), uint8."""
+        raise NotImplementedError(f"{type(self).__name__} must define read(indices)")
+
+    def contents(self, indices: Tensor) -> Iterator[bytes]:
+        """For each of these images bytes that no other image has, to name by them what is made from images."""
+        for piece in self.read(indices):
+            for image in piece:
+                yield str(tuple(image.shape)).encode() + image.numpy().tobytes()
+
+
+class ImageSource(ImageReader):
     """Base of a set of labelled images, raw as they are.
 
     Args:
@@ -26,10 +40,6 @@ class ImageSource:
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels.to(torch.int64)
-
-    def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """The images of these numbers, in order, in pieces of one size each: (b, C, H, W), uint8."""
-        raise NotImplementedError(f"{type(self).__name__} must define read(indices)")
 
 
 class TensorImages(ImageSource):

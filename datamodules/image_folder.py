@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
-from torch import Tensor
 from torchvision.transforms import v2
 
 from datamodules.augmentation import Augmentation, RandomFlip
-from datamodules.classification import SPLITS, ClassificationDataModule, Split, choose_transform
+from datamodules.classification import SPLIT_NAMES, SPLITS, ClassificationDataModule, Split, choose_transform
 from datamodules.file_tree import FileTree
-from datamodules.image_dataset import ImageSource, TensorImages
-from datamodules.image_transform import ImageTransform, load_image, read_image
+from datamodules.image_dataset import ImageSource
+from datamodules.image_files import first_few, sound_images
+from datamodules.image_transform import ImageTransform
 
 ClassFiles = dict[str, list[str]]
-
-_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_FILES_SHOWN = 10
 
 
 class ImageFolderDataModule(ClassificationDataModule):
@@ -71,6 +55,7 @@ class ImageFolderDataModule(ClassificationDataModule):
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> root = Path(tempfile.mkdtemp())
         >>> for name, colour in {"red": (255, 0, 0), "green": (0, 255, 0)}.items():
         ...     (root / name).mkdir()
@@ -131,16 +116,13 @@ class ImageFolderDataModule(ClassificationDataModule):
         bad: list[str] = []
         sources = {split: self._load_split(split, bad) for split in SPLITS if split in self._files}
         if bad:
-            shown = [
-                *bad[:_FILES_SHOWN],
-                *([f"… and {len(bad) - _FILES_SHOWN:,} more"] if len(bad) > _FILES_SHOWN else []),
-            ]
+            shown = first_few(bad)
             if self._bad_files == "error":
                 raise ValueError(
                     f"root={str(self._tree.root)!r}: {len(bad):,} of its files are no sound images; replace or remove "
-                    "them, or leave them out with bad_files='skip':\n  " + "\n  ".join(shown)
+                    "them, or leave them out with bad_files='skip':\n" + "\n".join(shown)
                 )
-            self.notes = [f"Skipped {len(bad):,} files that are no sound images:", *(f"  {line}" for line in shown)]
+            self.notes = [f"Skipped {len(bad):,} files that are no sound images:", *shown]
         counts = sources["train"].labels.bincount(minlength=self.num_classes).tolist()
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
         if empty:
@@ -151,49 +133,10 @@ class ImageFolderDataModule(ClassificationDataModule):
         """The sound images of a split; what is wrong with the others is appended to ``bad``."""
         files = [file for name in self.class_names for file in self._files[split][name]]
         labels = [label for label, name in enumerate(self.class_names) for _ in self._files[split][name]]
-        transform = self.transform if self._cache else None
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
-            looked = list(pool.map(partial(_look_at, self._tree, transform), files))
-        sound = [index for index, result in enumerate(looked) if not isinstance(result, ValueError)]
-        bad.extend(str(result) for result in looked if isinstance(result, ValueError))
-        kept = torch.tensor(labels)[sound]
-        images = [result for result in looked if isinstance(result, Tensor)]
-        if images:
-            return TensorImages(torch.stack(images), kept)
-        return FileImages(self._tree, [files[index] for index in sound], kept)
-
-
-class FileImages(ImageSource):
-    """Image files of any size, each read when it is needed.
-
-    Args:
-        tree: where they are.
-        files: (n,), their paths inside it.
-        labels: (n,).
-    """
-
-    def __init__(self, tree: FileTree, files: Sequence[str], labels: Tensor) -> None:
-        super().__init__(labels)
-        self.tree = tree
-        self.files = list(files)
-
-    def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """One after the other, (1, C, H, W) each."""
-        for index in indices.tolist():
-            yield load_image(_read(self.tree, self.files[index])).unsqueeze(0)
-
-
-def _read(tree: FileTree, file: str, *, thumbnail: bool = False) -> Image.Image:
-    return read_image(BytesIO(tree.read(file)), tree.name(file), thumbnail=thumbnail)
-
-
-def _look_at(tree: FileTree, transform: ImageTransform | None, file: str) -> Tensor | ValueError | None:
-    """A file's image as the transform fits it, or ``None`` without one; or what is wrong with the file."""
-    try:
-        image = _read(tree, file, thumbnail=transform is None)
-    except ValueError as error:
-        return error
-    return None if transform is None else transform.fit(load_image(image)).clone()
+        keep = self.transform if self._cache else None
+        source, problems = sound_images(self._tree, files, torch.tensor(labels), keep)
+        bad.extend(problems.values())
+        return source
 
 
 def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
@@ -212,7 +155,7 @@ def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
 
     def is_split(folder: str) -> bool:
         # A folder of that name that holds images is a class: trains, say.
-        return folder.casefold() in _SPLIT_NAMES and bool(subfolders[path(top, folder)])
+        return folder.casefold() in SPLIT_NAMES and bool(subfolders[path(top, folder)])
 
     where = f"root={str(tree.root)!r}"
     top = ""
@@ -220,7 +163,7 @@ def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
         top = path(top, subfolders[top][0])
     split_folders: dict[Split, str] = {}
     for folder in filter(is_split, subfolders[top]):
-        split = _SPLIT_NAMES[folder.casefold()]
+        split = SPLIT_NAMES[folder.casefold()]
         if split in split_folders:
             raise ValueError(
                 f"{where} has two folders for {split!r}: {split_folders[split]!r} and {folder!r}; keep one"
@@ -228,9 +171,7 @@ def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
         split_folders[split] = folder
     if split_folders and "train" not in split_folders:
         raise ValueError(f"{where} has {list(split_folders.values())} but no 'train' folder with class folders in it")
-    flat = [
-        name for name in subfolders[top] if split_folders and name.casefold() in _SPLIT_NAMES and not is_split(name)
-    ]
+    flat = [name for name in subfolders[top] if split_folders and name.casefold() in SPLIT_NAMES and not is_split(name)]
     if flat:
         raise ValueError(f"{where}: {flat} have no class folders; sort their images into some, or move them elsewhere")
     files: dict[Split, ClassFiles] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, get_args
@@ -67,7 +68,7 @@ def read_image(file: str | Path | IO[bytes], name: str | None = None, *, thumbna
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, or no image.
+        ValueError: the file is truncated, damaged, no image, or larger than Pillow holds to be safe.
 
     Example:
         >>> read_image("cat.jpg")
@@ -82,6 +83,11 @@ def read_image(file: str | Path | IO[bytes], name: str | None = None, *, thumbna
             return plain_image(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: there is no such image file; check the path") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{name} is too large ({error}); scale it down or leave it out, or raise PIL.Image.MAX_IMAGE_PIXELS if you "
+            "trust it"
+        ) from error
     except Exception as error:  # decoders raise whatever the broken bytes lead them to
         raise ValueError(
             f"{name} cannot be read as an image ({error}); it is damaged, cut short, or no image: replace it or leave "
@@ -183,6 +189,25 @@ class ImageTransform:
     def __call__(self, image: RawImage) -> Tensor:
         """The network's input for one image, (channels, height, width), float32; see :func:`load_image`."""
         return self.normalize(self.fit(load_image(image)))
+
+    def batch(self, images: Sequence[RawImage] | Tensor) -> Tensor:
+        """Raw images as one batch, (B, channels, height, width); a batch of transformed ones stays what it is.
+
+        Args:
+            images: PIL images, arrays (H, W[, C]), tensors (C, H, W) or paths, of any size; or one tensor,
+                (B, C, H, W), of transformed images.
+
+        Raises:
+            ValueError: there is no image, or one cannot be read.
+            TypeError: the images are not in a list.
+        """
+        if isinstance(images, Tensor):
+            return images
+        if isinstance(images, str) or not isinstance(images, Sequence):
+            raise TypeError(f"images must be a list of images, got one {type(images).__name__}; put it in a list")
+        if not images:
+            raise ValueError("images is empty; pass at least one")
+        return torch.stack([self(image) for image in images])
 
     def fit(self, images: Tensor) -> Tensor:
         """Gives images these channels and this size, the values staying as they are.

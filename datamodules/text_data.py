@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +13,16 @@ from pathlib import Path
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.classification import SPLITS, Split
 from datamodules.disk_cache import DiskCache, content_key
+from datamodules.summary_text import summary_text
 from datamodules.text_batch import TextBatch, TextDataset, TokenRows
 from datamodules.text_pairs import TextPair
-from datamodules.token_batches import ResumableLoader, TokenBatchSampler, TokenBudget, whole
+from datamodules.token_batches import TokenBatchSampler, TokenBudget, resumable_loader
 from datamodules.tokenizer import Tokenizer
 from datamodules.tokenizer_trainers import BytePair, TokenizerTrainer
 
@@ -232,11 +231,7 @@ class TextDataModule(LightningDataModule):
             if source == target
             else f"vocabularies of {len(source):,} and {len(target):,} tokens"
         )
-        text = io.StringIO()
-        console = Console(file=text, width=100)
-        console.print(f"{self.title}: {total:,} pairs; {words}", highlight=False)
-        console.print(table)
-        return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), *self.notes])
+        return summary_text(f"{self.title}: {total:,} pairs; {words}", table, self.notes)
 
     @cached_property
     def _pairs(self) -> dict[Split, Sequence[TextPair]]:
@@ -295,20 +290,8 @@ class TextDataModule(LightningDataModule):
 
     def _loader(self, split: Split, *, shuffle: bool = False) -> DataLoader[TextBatch]:
         dataset = self.dataset(split)
-        # Which share of the batches is this process's, as the strategy has it; nothing where there is one process.
-        share = (self.trainer.distributed_sampler_kwargs if self.trainer is not None else None) or {}
-        if self._num_workers:
-            # The library's threads do not survive the fork of a worker; it complains unless this is said.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return ResumableLoader(
-            dataset,
-            sampler=TokenBatchSampler(dataset.lengths, self._budget(shuffle=shuffle), **share),
-            batch_size=None,
-            num_workers=self._num_workers,
-            persistent_workers=self._num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=whole,
-        )
+        budget = self._budget(shuffle=shuffle)
+        return resumable_loader(dataset, dataset.lengths, budget, self._num_workers, self.trainer)
 
 
 def _dump_tokenizer(tokenizer: Tokenizer) -> bytes:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Column = str | int
-
-# Undecodable bytes become lone surrogates, which say later on that this line was not UTF-8, and which line.
-_KEPT = "surrogateescape"
+from datamodules.text_files import (
+    Column,
+    Row,
+    check_table,
+    column_text,
+    file_lines,
+    find_file,
+    table_rows,
+    text_problem,
+)
 
 
 class TextPair(NamedTuple):
@@ -96,8 +98,8 @@ class AlignedFiles(TextPairs):
             ValueError: a file is empty or cannot be read, or they have not the same number of lines, in which case
                 nothing tells which line is lost; or, from ``bad_line``, a line is empty or no UTF-8.
         """
-        paths = [_find(Path(root, path), name) for name, path in (("source", self.source), ("target", self.target))]
-        sources, targets = ([line.strip() for line in _lines(path)] for path in paths)
+        paths = [find_file(Path(root, path), name) for name, path in (("source", self.source), ("target", self.target))]
+        sources, targets = ([line.strip() for line in file_lines(path)] for path in paths)
         if len(sources) != len(targets):
             raise ValueError(
                 f"{paths[0]} has {len(sources):,} lines and {paths[1]} {len(targets):,}; aligned files must have "
@@ -105,7 +107,8 @@ class AlignedFiles(TextPairs):
             )
         pairs = []
         for line, (source, target) in enumerate(zip(sources, targets, strict=True), start=1):
-            problem = _problem(source, f"{paths[0]}, line {line}") or _problem(target, f"{paths[1]}, line {line}")
+            where = [f"{path}, line {line}" for path in paths]
+            problem = text_problem(source, where[0]) or text_problem(target, where[1])
             if problem is None:
                 pairs.append(TextPair(source, target, line))
             else:
@@ -148,14 +151,7 @@ class TableFile(TextPairs):
                 f"source_column={self.source_column!r} and target_column={self.target_column!r} must both be names, or "
                 "both places in a file without names"
             )
-        if self._kind not in _ROWS:
-            raise ValueError(f"path={str(self.path)!r}: a table must end in one of {', '.join(_ROWS)}, or that and .gz")
-        if self._kind in (".jsonl", ".json") and isinstance(self.source_column, int):
-            raise ValueError(f"source_column={self.source_column}: columns of JSON lines have names; give them")
-
-    @property
-    def _kind(self) -> str:
-        return Path(str(self.path).removesuffix(".gz")).suffix.lower()
+        check_table(self.path, {"source_column": self.source_column})
 
     def read(self, root: str | Path = ".", bad_line: Callable[[str], None] = refuse) -> list[TextPair]:
         """The file, row by row.
@@ -165,9 +161,9 @@ class TableFile(TextPairs):
             ValueError: it is empty, cannot be read or has not these columns; or, from ``bad_line``, a row lacks a
                 value or is no UTF-8.
         """
-        path = _find(Path(root, self.path), "path")
+        path = find_file(Path(root, self.path), "path")
         columns = (self.source_column, self.target_column)
-        rows = _ROWS[self._kind](_lines(path), str(path), columns)
+        rows = table_rows(path, columns)
         return _some(list(_pairs(rows, columns, f"{path}, line", bad_line)), str(path))
 
 
@@ -200,136 +196,22 @@ class DatasetPairs(TextPairs):
         return _some(list(_pairs(rows, columns, "dataset, row", bad_line)), "dataset")
 
 
-# A row is its line and its values by column, or what is wrong with it.
-_Row = tuple[int, Mapping[Any, object] | str]
-_Columns = tuple[Column, Column]
-
-
-class _StrictCommas(csv.excel):
-    # Or a quotation mark that is never closed would swallow the rest of the file.
-    strict = True
-
-
-class _PlainTabs(csv.excel_tab):
-    quoting = csv.QUOTE_NONE
-
-
-def _csv_rows(lines: list[str], name: str, columns: _Columns) -> Iterator[_Row]:
-    return _table_rows(lines, name, columns, _StrictCommas)
-
-
-def _tsv_rows(lines: list[str], name: str, columns: _Columns) -> Iterator[_Row]:
-    return _table_rows(lines, name, columns, _PlainTabs)
-
-
-def _table_rows(lines: list[str], name: str, columns: _Columns, dialect: type[csv.Dialect]) -> Iterator[_Row]:
-    # Line ends are put back, for a quoted value may hold some.
-    reader = csv.reader((f"{line}\n" for line in lines), dialect)
-    header: list[str] | None = None
-    if isinstance(columns[0], str):
-        header = [value.strip() for value in next(reader)]
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise ValueError(
-                f"{name}, line 1: there is no column {missing[0]!r}, only {header}; name others, or give places from 0 "
-                "if the first line is a pair already"
-            )
-    while True:
-        first = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield first, f"is no row ({error})"
-            continue
-        # A row that is too short lacks its last columns, and is found out by that.
-        yield first, dict(zip(range(len(values)) if header is None else header, values, strict=False))
-
-
-def _json_rows(lines: list[str], name: str, columns: _Columns) -> Iterator[_Row]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield number, f"is no JSON object ({error.msg})"
-            continue
-        yield number, row if isinstance(row, dict) else f"is no JSON object but {type(row).__name__}"
-
-
-_ROWS: dict[str, Callable[[list[str], str, _Columns], Iterator[_Row]]] = {
-    ".csv": _csv_rows,
-    ".tsv": _tsv_rows,
-    ".tab": _tsv_rows,
-    ".txt": _tsv_rows,
-    ".jsonl": _json_rows,
-    ".json": _json_rows,
-}
-
-
-def _pairs(rows: Iterable[_Row], columns: _Columns, place: str, bad_line: Callable[[str], None]) -> Iterator[TextPair]:
+def _pairs(
+    rows: Iterable[Row], columns: Sequence[Column], place: str, bad_line: Callable[[str], None]
+) -> Iterator[TextPair]:
     for number, row in rows:
         where = f"{place} {number}"
         if isinstance(row, str):
             bad_line(f"{where} {row}")
             continue
-        texts, problem = [], None
-        for column in columns:
-            value = _pick(row, column)
-            if isinstance(value, str):
-                texts.append(value.strip())
-                problem = problem or _problem(texts[-1], f"{where}, column {column!r}")
-            else:
-                kind = "is missing" if value is None else f"holds no text but {type(value).__name__}"
-                problem = problem or f"{where}, column {column!r} {kind}"
-        if problem is None:
-            yield TextPair(texts[0], texts[1], number)
+        (source, problem), (target, other) = (column_text(row, column, where) for column in columns)
+        if problem is None and other is None:
+            yield TextPair(source, target, number)
         else:
-            bad_line(problem)
-
-
-def _pick(row: Mapping[Any, object], column: Column) -> object:
-    """The value of a column, or of one inside another: ``translation.de``."""
-    if column in row or not isinstance(column, str):
-        return row.get(column)
-    outer, _, inner = column.partition(".")
-    nested = row.get(outer)
-    return _pick(nested, inner) if inner and isinstance(nested, Mapping) else None
-
-
-def _problem(text: str, where: str) -> str | None:
-    if not text:
-        return f"{where} is empty"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"{where} is not UTF-8"
-    return None
+            bad_line(problem or other or "")
 
 
 def _some(pairs: list[TextPair], name: str) -> list[TextPair]:
     if not pairs:
         raise ValueError(f"{name}: there is no usable pair in it")
     return pairs
-
-
-def _find(path: Path, argument: str) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument}={str(path)!r}: there is no such file; check the path and root")
-    return path
-
-
-def _lines(path: Path) -> list[str]:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} cannot be unpacked ({error}); it is no gzip file, or a damaged one") from error
-    # Only a line feed ends a line: what else str.splitlines takes for an end may stand inside a sentence.
-    lines = content.decode("utf-8", _KEPT).removeprefix("\ufeff").split("\n")
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise ValueError(f"{path} is empty; give a file with text in it")
-    return [line.removesuffix("\r") for line in lines]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from lightning import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.text_batch import TextBatch
+Batch = TypeVar("Batch", covariant=True)
 
 
 class TokenBudget(NamedTuple):
@@ -20,11 +22,13 @@ class TokenBudget(NamedTuple):
             length of the longest sequence on either side.
         shuffle: draw anew each epoch which pairs of like lengths share a batch, and the order of the batches.
         seed: of the drawing.
+        max_pairs: of a batch at most, whatever their lengths; any number when left out.
     """
 
     max_tokens: int = 4096
     shuffle: bool = False
     seed: int = 0
+    max_pairs: int | None = None
 
 
 class TokenBatchSampler(DistributedSampler[list[int]]):
@@ -62,6 +66,8 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
             raise ValueError(f"lengths must be (n, 2), source and target of each pair, got {tuple(lengths.shape)}")
         if budget.max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, got {budget.max_tokens}")
+        if budget.max_pairs is not None and budget.max_pairs < 1:
+            raise ValueError(f"max_pairs must be 1 or more, got {budget.max_pairs}")
         if len(lengths) < num_replicas:
             raise ValueError(
                 f"{len(lengths)} pairs cannot be shared by {num_replicas} processes; give more pairs or fewer devices"
@@ -72,7 +78,7 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
         self.budget = budget
         self.start = 0
         self._longer = self.lengths.amax(1)
-        self._sizes = _sizes(self._longer.sort().values, budget.max_tokens, num_replicas)
+        self._sizes = _sizes(self._longer.sort().values, budget, num_replicas)
 
     def __len__(self) -> int:
         return len(self._sizes) // self.num_replicas
@@ -108,7 +114,7 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
         return torch.Generator().manual_seed((self.budget.seed << 24) + 2 * self.epoch + purpose)
 
 
-class ResumableLoader(DataLoader[TextBatch]):
+class ResumableLoader(DataLoader[Batch]):
     """A loader of whole batches that can say where in an epoch it is, and go on from there.
 
     Lightning stores what :meth:`state_dict` says in each checkpoint and gives it back when a run goes on, which then
@@ -136,7 +142,7 @@ class ResumableLoader(DataLoader[TextBatch]):
     _place: tuple[int, int] = (0, 0)  # the epoch, and how many of its batches were handed out
     _resume_at: tuple[int, int] | None = None  # likewise, until the next pass begins
 
-    def __iter__(self) -> Iterator[TextBatch]:  # type: ignore[override] # a generator does for torch's own iterator
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # a generator does for torch's own iterator
         # As a generator this begins at the first batch, when Lightning has told the sampler the epoch.
         sampler = self.sampler
         if not isinstance(sampler, TokenBatchSampler):  # Lightning puts one of its own in to overfit some batches
@@ -165,10 +171,37 @@ class ResumableLoader(DataLoader[TextBatch]):
         if 0 < done < total and total != len(self):
             raise ValueError(
                 f"the checkpoint was saved after {done} of {total} batches of an epoch, but here an epoch has "
-                f"{len(self)}; go on with the same data, max_tokens and number of devices, or from a checkpoint that "
-                "was saved at the end of an epoch"
+                f"{len(self)}; go on with the same data, size of batches and number of devices, or from a checkpoint "
+                "that was saved at the end of an epoch"
             )
         self._place = self._resume_at = (epoch, done)
+
+
+def resumable_loader(
+    dataset: Dataset[Batch], lengths: Tensor, budget: TokenBudget, num_workers: int, trainer: Trainer | None
+) -> ResumableLoader[Batch]:
+    """The loader of a process's share of the batches.
+
+    Args:
+        dataset: whose items are whole batches.
+        lengths: (n, 2), see :class:`TokenBatchSampler`.
+        budget: how large the batches are, and whether they are shuffled.
+        num_workers: processes that make batches.
+        trainer: whose strategy says which share is this process's; all of them where there is none.
+    """
+    share = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {}
+    if num_workers:
+        # The threads of the tokenizers' library do not survive the fork of a worker; it complains unless this is said.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return ResumableLoader(
+        dataset,
+        sampler=TokenBatchSampler(lengths, budget, **share),
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=whole,
+    )
 
 
 def whole(batch: object) -> object:
@@ -176,12 +209,12 @@ def whole(batch: object) -> object:
     return batch
 
 
-def _sizes(longer: Tensor, max_tokens: int, num_replicas: int) -> list[int]:
+def _sizes(longer: Tensor, budget: TokenBudget, num_replicas: int) -> list[int]:
     """How many pairs each batch has when they come in order of length; as many batches as replicas, or a multiple."""
     sizes: list[int] = []
     count = 0
     for length in longer.tolist():
-        if count and (count + 1) * length > max_tokens:
+        if count == budget.max_pairs or (count and (count + 1) * length > budget.max_tokens):
             sizes.append(count)
             count = 0
         count += 1

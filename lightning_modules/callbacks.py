@@ -9,7 +9,7 @@ from typing import cast
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.image_transform import RawImage
 from datamodules.text_batch import TextBatch
@@ -142,7 +142,7 @@ class FreezeBackbone(Callback):
 
     What a system's ``layers()`` names stands still, with its running means and its dropout, until then; what it does
     not name, the head and newly inserted attention, learns. Several devices want
-    ``--trainer.strategy ddp_find_unused_parameters_true``.
+    ``--trainer.strategy ddp_find_unused_parameters_true``, unless it stands still for good.
 
     Args:
         epochs: for how many epochs; -1 for good.
@@ -160,13 +160,16 @@ class FreezeBackbone(Callback):
             raise ValueError(f"epochs must be 0 or more, or -1 for all of them, got {epochs}")
         self.epochs = epochs
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freezes for good what shall be, before several devices agree on what they train."""
+        if stage == "fit" and self.epochs == -1:
+            for layer in _backbone(pl_module):
+                layer.requires_grad_(False)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freezes, or thaws when the time has come; Lightning has put everything into training mode before."""
-        layers = pl_module.layers() if isinstance(pl_module, System) else []
-        if not layers:
-            raise ValueError(f"{type(pl_module).__name__} names no layers(), so it has no backbone to freeze")
         frozen = self.epochs == -1 or trainer.current_epoch < self.epochs
-        for layer in layers:
+        for layer in _backbone(pl_module):
             layer.requires_grad_(not frozen)
             layer.train(not frozen)
 
@@ -174,3 +177,10 @@ class FreezeBackbone(Callback):
         """Thaws: what is trained next may be everything."""
         for layer in cast(System, pl_module).layers():
             layer.requires_grad_(True)
+
+
+def _backbone(system: LightningModule) -> Sequence[nn.Module]:
+    layers = system.layers() if isinstance(system, System) else []
+    if not layers:
+        raise ValueError(f"{type(system).__name__} names no layers(), so it has no backbone to freeze")
+    return layers

@@ -161,13 +161,7 @@ class Classifier(System):
 
     def prepare(self, images: Sequence[RawImage] | Tensor) -> Tensor:
         """Raw images as one batch for the network, (B, C, H, W), on its device; a batch stays what it is."""
-        if isinstance(images, Tensor):
-            return images.to(self.device)
-        if isinstance(images, str) or not isinstance(images, Sequence):
-            raise TypeError(f"images must be a list of images, got one {type(images).__name__}; put it in a list")
-        if not images:
-            raise ValueError("images is empty; pass at least one")
-        return torch.stack([self.transform(image) for image in images]).to(self.device)
+        return self.transform.batch(images).to(self.device)
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """See :meth:`System.export_inputs`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -21,10 +22,13 @@ from rich.table import Table
 from lightning_modules.averaging import average_checkpoints
 from lightning_modules.beam_search import BeamSearch
 from lightning_modules.callbacks import draw_attention
+from lightning_modules.captioner import Captioner
 from lightning_modules.classification import Classifier
+from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.recipe_files import describe, find_recipe, recipe_names
 from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.system import System
+from lightning_modules.text_generator import TextGenerator
 
 
 def recipes(options: argparse.Namespace) -> None:
@@ -66,13 +70,29 @@ def plot(options: argparse.Namespace) -> None:
         print(f"wrote {target}")
 
 
+def asked_for(options: argparse.Namespace, system: TextGenerator) -> DecodingStrategy:
+    """How text is to be written: as the checkpoint says, with another beam where one was asked for."""
+    if options.beam is None:
+        return system.strategy
+    known = system.strategy if isinstance(system.strategy, BeamSearch) else BeamSearch()
+    return dataclasses.replace(known, size=options.beam)
+
+
+def caption(options: argparse.Namespace) -> None:
+    """Describes images, one line each: the file, a tab, the caption."""
+    system = Captioner.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    strategy = asked_for(options, system)
+    images = iter(options.images)
+    while some := list(itertools.islice(images, max(1, options.batch_size))):
+        for image, text in zip(some, system.caption(some, strategy, batch_size=options.batch_size), strict=True):
+            told = {"image": image, "caption": text}
+            print(json.dumps(told, ensure_ascii=False) if options.json else "\t".join(told.values()), flush=True)
+
+
 def translate(options: argparse.Namespace) -> None:
     """Translates a file, or what comes in, line by line."""
     system = Seq2Seq.load_from_checkpoint(options.checkpoint, map_location="cpu")
-    strategy = system.strategy
-    if options.beam is not None:
-        known = strategy if isinstance(strategy, BeamSearch) else BeamSearch()
-        strategy = dataclasses.replace(known, size=options.beam)
+    strategy = asked_for(options, system)
     if options.input is not None and not options.input.is_file():
         raise FileNotFoundError(f"--input: there is no file {str(options.input)!r}")
     lines = options.input.open(encoding="utf-8") if options.input else sys.stdin
@@ -111,6 +131,7 @@ COMMANDS = {
     "recipes": recipes,
     "classify": classify,
     "plot": plot,
+    "caption": caption,
     "translate": translate,
     "average": average,
     "export": export,
@@ -130,9 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     adders["recipes"].set_defaults(name=None)
     copy = adders["recipes"].add_subparsers().add_parser("copy", help="copy a recipe into this folder, to be edited")
     copy.add_argument("name", metavar="NAME", help="the recipe's bare name")
-    for name in ("classify", "plot", "translate", "export"):
+    for name in ("classify", "caption", "plot", "translate", "export"):
         adders[name].add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a file that training wrote")
-    for name in ("classify", "plot"):
+    for name in ("classify", "caption", "plot"):
         adders[name].add_argument(
             "images",
             nargs="+",
@@ -141,8 +162,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     adders["classify"].add_argument("--top", type=int, default=5, help="how many classes an image (5)")
     adders["translate"].add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (standard input)")
-    adders["translate"].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
-    adders["translate"].add_argument("--batch-size", type=int, default=64, help="how many sentences at once (64)")
+    for name, things in (("caption", "images"), ("translate", "sentences")):
+        adders[name].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
+        adders[name].add_argument("--batch-size", type=int, default=64, help=f"how many {things} at once (64)")
+    adders["caption"].add_argument("--json", action="store_true", help="print a JSON object a line")
     adders["average"].add_argument("out", type=Path, metavar="OUT", help="the file to write")
     adders["average"].add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="the last one last")
     formats = "safetensors, torch-export, onnx or ctranslate2"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.axes import Axes
@@ -158,4 +159,37 @@ def alignment(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targe
         axis.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor", parse_math=False)
         axis.set_yticks(range(len(target)), target, parse_math=False)
         axis.xaxis.tick_top()
+    return figure
+
+
+PICTURES_A_LINE = 7
+
+
+def words_over_image(images: Tensor, maps: Sequence[Tensor], words: Sequence[Sequence[str]]) -> Figure:
+    """Draws each image by itself, then once a word, with what was looked at for that word lit up.
+
+    Args:
+        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
+        maps: for each image its maps, (T, rows, columns), not negative.
+        words: for each image its words; maps of more than these, such as of the end of sentence, are left out.
+
+    Example:
+        >>> import torch
+        >>> figure = words_over_image(torch.rand(1, 3, 16, 16), [torch.rand(2, 4, 4)], [["a", "dog"]])
+        >>> [axis.get_title() for axis in figure.axes if axis.images]
+        ['', 'a', 'dog']
+    """
+    lines = [-(-(1 + len(told)) // PICTURES_A_LINE) for told in words]
+    figure = Figure(figsize=(1.6 * PICTURES_A_LINE, 1.85 * sum(lines)), layout="constrained")
+    axes = figure.subplots(sum(lines), PICTURES_A_LINE, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for image, told, heats, line in zip(images, words, maps, np.cumsum([0, *lines[:-1]]), strict=True):
+        places = axes[line:].flat
+        _show(next(places), image, "")
+        for word, heat in zip(told, heats, strict=False):
+            axis = next(places)
+            _show(axis, image, "")
+            axis.set_title(word, fontsize="small", parse_math=False)
+            _lay_over(axis, image, heat)
     return figure

@@ -57,7 +57,7 @@ class SmallResNet(nn.Module):
         images ─ conv 3x3 / stem_stride ─ norm ─ ReLU ─ stages of residual blocks ─ mean over places ─ linear ─▶ logits
 
     Args:
-        num_classes: size of the logits.
+        num_classes: size of the logits; 0 for no head, so that the pooled features come out.
         image_size: of the training images; any other is taken as well.
         in_channels: C of the images.
         widths: channels of each stage.
@@ -111,11 +111,15 @@ class SmallResNet(nn.Module):
                 for stage, (before, width) in enumerate(pairwise([widths[0], *widths]))
             )
         )
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.head = nn.Linear(widths[-1], num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the last stage makes of images, (B, C, H, W): a map, (B, D, rows, columns)."""
+        return self.stages(self.stem(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
-        return self.head(self.stages(self.stem(images)).mean((2, 3)))
+        return self.head(self.features(images).mean((2, 3)))

@@ -165,15 +165,27 @@ class RNNTextDecoder(TextDecoder):
             memory: what is written about.
             sampling: scheduled sampling: the share of tokens that are read as the decoder would have written them.
         """
+        return self.unroll(tokens, memory, sampling)[0]
+
+    def unroll(
+        self, tokens: Tensor, memory: Encoded, sampling: float = 0.0, *, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the forward pass, one step after the other.
+
+        Returns:
+            The features, (B, T, R), and where each place looked, (B, T, T_k), or ``None``.
+        """
         state = self.start(memory)
         features: list[Tensor] = []
+        maps: list[Tensor] = []
         for position in range(tokens.size(1)):
             token = tokens[:, position : position + 1]
             if sampling and position:
                 token = sampled(token, self.output(features[-1]).detach(), sampling)
-            feature, state, _ = self.advance(self.embed(token), state, need_weights=False)
+            feature, state, weights = self.advance(self.embed(token), state, need_weights=need_weights)
             features.append(feature)
-        return torch.cat(features, dim=1)
+            maps += [] if weights is None else [weights]
+        return torch.cat(features, dim=1), torch.cat(maps, dim=1) if maps else None
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
         """See :meth:`TextDecoder.step`."""

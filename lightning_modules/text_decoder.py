@@ -24,6 +24,11 @@ class Encoded(NamedTuple):
     mask: Tensor | None
     summary: Tensor | None
 
+    def repeat(self, times: int) -> Encoded:
+        """Each row so many times, its copies next to each other."""
+        mask, summary = (None if x is None else x.repeat_interleave(times, 0) for x in (self.mask, self.summary))
+        return Encoded(self.sequence.repeat_interleave(times, 0), mask, summary)
+
 
 class TextDecoder(nn.Module):
     """Base of every network that writes text token by token; a :class:`~lightning_modules.generation.Decoder`.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.beam_search import BeamSearch
@@ -20,37 +20,35 @@ from lightning_modules.generation import Hypothesis, generate
 from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.system import System, adamw
 from lightning_modules.text_decoder import Encoded, TextDecoder
-from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF
+from lightning_modules.text_metrics import CorpusBLEU, CorpusCHRF, CorpusScore
 
 
 class TextScores(nn.Module):
     """What is measured of written text in one loop over a set.
 
+    Args:
+        texts: by their names, metrics whose ``update`` takes what was written, and for each text its references.
+
     Attributes:
         loss: cross-entropy a token, without smoothing, in nats.
         accuracy: share of tokens foretold right where all before them are given.
         exact: share of the texts that are written just like a reference.
-        bleu: sacreBLEU of what was really written.
-        bleu_lower: the same, whatever the case.
-        chrf: chrF2, as sacreBLEU computes it.
+        texts: the metrics of what was really written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Mapping[str, Metric]) -> None:
         super().__init__()
         self.loss = MeanMetric()
         self.accuracy = MeanMetric()
         self.exact = MeanMetric()
-        self.bleu = CorpusBLEU()
-        self.bleu_lower = CorpusBLEU(lowercase=True)
-        self.chrf = CorpusCHRF()
+        self.texts = nn.ModuleDict(texts)
 
     def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         """Adds written sentences and what they are compared with."""
         same = [float(text in several) for text, several in zip(hypotheses, references, strict=True)]
         self.exact.update(torch.tensor(same))
-        self.bleu.update(hypotheses, references)
-        self.bleu_lower.update(hypotheses, references)
-        self.chrf.update(hypotheses, references)
+        for metric in self.texts.values():
+            cast(Metric, metric).update(hypotheses, references)
 
     def compute(self) -> dict[str, Tensor]:
         """All of them, perplexity too, and the start of a new loop."""
@@ -60,13 +58,15 @@ class TextScores(nn.Module):
             "perplexity": torch.exp(loss),
             "token_accuracy": self.accuracy.compute(),
             "exact": self.exact.compute(),
-            "bleu": self.bleu.compute(),
-            "bleu_lower": self.bleu_lower.compute(),
-            "chrf": self.chrf.compute(),
+            **{name: cast(Metric, metric).compute() for name, metric in self.texts.items()},
         }
-        for metric in (self.loss, self.accuracy, self.exact, self.bleu, self.bleu_lower, self.chrf):
-            metric.reset()
+        for metric in (self.loss, self.accuracy, self.exact, *self.texts.values()):
+            cast(Metric, metric).reset()
         return scores
+
+    def signatures(self) -> dict[str, str]:
+        """What to print beside those numbers that others compute in other ways."""
+        return {name: metric.signature() for name, metric in self.texts.items() if isinstance(metric, CorpusScore)}
 
 
 class TextGenerator(System):
@@ -80,6 +80,7 @@ class TextGenerator(System):
             is much, writes greedily.
         optimizer: makes the optimiser.
         lr_scheduler: makes the schedule.
+        layer_decay: each of :meth:`layers`, from the last one down, learns at this share of the rate of what is above.
 
     Raises:
         ValueError: ``label_smoothing`` outside [0, 1).
@@ -93,16 +94,17 @@ class TextGenerator(System):
         strategy: DecodingStrategy | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, layer_decay)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.target_tokenizer = target_tokenizer
         self.network = network
         self.strategy = BeamSearch() if strategy is None else strategy
         self._label_smoothing = label_smoothing
-        self.val_scores = TextScores()
-        self.test_scores = TextScores()
+        self.val_scores = TextScores(self.text_metrics())
+        self.test_scores = TextScores(self.text_metrics())
 
     @property
     def decoder(self) -> TextDecoder:
@@ -128,21 +130,39 @@ class TextGenerator(System):
         """How many tokens may be written at most, (B,) or one number for all."""
         raise NotImplementedError(f"{type(self).__name__} must define length_limit(batch)")
 
+    def text_metrics(self) -> dict[str, Metric]:
+        """What is measured of written text, besides the share that is exact: BLEU, with case and without, and chrF."""
+        return {"bleu": CorpusBLEU(), "bleu_lower": CorpusBLEU(lowercase=True), "chrf": CorpusCHRF()}
+
     def decoder_arguments(self) -> Mapping[str, float]:
         """Further arguments of the decoder in training; none unless a system has some."""
         return {}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
-        """Cross-entropy of each token given those before it, a mean over the tokens."""
-        target = self.target(batch)
-        features, labels = self._features(self.encode(batch), target), target[:, 1:]
-        real = labels != self.target_tokenizer.pad_id
-        output = self.decoder.output
-        loss = linear_cross_entropy(
-            features[real], output.weight, output.bias, labels[real], label_smoothing=self._label_smoothing
-        )
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(target))
+        """See :meth:`loss`."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(self.target(batch)))
         return loss
+
+    def loss(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """What is trained for: cross-entropy of each token given those before it, a mean over the tokens."""
+        target = self.target(batch)
+        features = self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
+        return self.cross_entropy(features, target, self._label_smoothing)
+
+    def cross_entropy(self, features: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+        """Of the tokens that are no padding, their mean.
+
+        Args:
+            features: (B, T - 1, R), from which each next token is told.
+            target: (B, T), as :meth:`target` gives it.
+            label_smoothing: share of each target that is spread over the vocabulary.
+        """
+        labels, output = target[:, 1:], self.decoder.output
+        real = labels != self.target_tokenizer.pad_id
+        return linear_cross_entropy(
+            features[real], output.weight, output.bias, labels[real], label_smoothing=label_smoothing
+        )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Loss and token accuracy of the given text, and what is written greedily."""
@@ -159,8 +179,8 @@ class TextGenerator(System):
     def on_test_epoch_end(self) -> None:
         """Logs what validation logs, and says by which signatures BLEU and chrF can be compared."""
         self._finish("test", self.test_scores)
-        scores = self.test_scores
-        rank_zero_info(f"test/bleu: {scores.bleu.signature()}\ntest/chrf: {scores.chrf.signature()}")
+        for name, signature in self.test_scores.signatures().items():
+            rank_zero_info(f"test/{name}: {signature}")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[str]:  # noqa: ANN401
         """What is written for each sentence or image."""
@@ -201,12 +221,9 @@ class TextGenerator(System):
         """The text of each best hypothesis."""
         return self.target_tokenizer.decode([best[0].tokens for best in hypotheses])
 
-    def _features(self, memory: Encoded, target: Tensor) -> Tensor:
-        return self.decoder(target[:, :-1], memory, **self.decoder_arguments())
-
     def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
         target, memory = self.target(batch), self.encode(batch)
-        logits, labels = self.decoder.output(self._features(memory, target)), target[:, 1:]
+        logits, labels = self.decoder.output(self.decoder(target[:, :-1], memory)), target[:, 1:]
         real = labels != self.target_tokenizer.pad_id
         losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none")
         scores.loss.update(losses)

@@ -37,6 +37,10 @@ class CorpusScore(Metric):
         """
         raise NotImplementedError(f"{type(self).__name__} must define statistics(hypotheses, references)")
 
+    def signature(self) -> str:
+        """What to print beside the number, so that others can compare."""
+        raise NotImplementedError(f"{type(self).__name__} must define signature()")
+
     def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         """Adds written text.
 
@@ -101,7 +105,7 @@ class CorpusBLEU(CorpusScore):
         return torch.tensor(score.score, device=self.sums.device)
 
     def signature(self) -> str:
-        """What to print beside the number, so that others can compare."""
+        """See :meth:`CorpusScore.signature`."""
         return str(self._bleu.get_signature())
 
 
@@ -139,5 +143,5 @@ class CorpusCHRF(CorpusScore):
         return torch.tensor(score.score, device=self.sums.device)
 
     def signature(self) -> str:
-        """What to print beside the number, so that others can compare."""
+        """See :meth:`CorpusScore.signature`."""
         return str(self._chrf.get_signature())

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_modules.system import are_weights_to_come
+
+
+def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # noqa: ANN401 # timm is untyped
+    """A model of timm, with trained weights where they are wanted and no checkpoint's will replace them.
+
+    Args:
+        name: such as "resnet18" or "tf_efficientnet_lite0.in1k".
+        pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them.
+        **arguments: of ``timm.create_model``.
+
+    Raises:
+        ValueError: timm has no such model.
+        FileNotFoundError: there is no file of weights at that path.
+    """
+    import timm  # slow, and only what is built from it needs it
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(include_tags="." in name))
+        raise ValueError(f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'one that it lists'}?")
+    wanted: dict[str, object] = {"pretrained": bool(pretrained) and not are_weights_to_come()}
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file() and not are_weights_to_come():
+            raise FileNotFoundError(f"pretrained: there is no file {pretrained!r}")
+        wanted["pretrained_cfg_overlay"] = {"file": pretrained}
+    return timm.create_model(name, **wanted, **arguments)
 
 
 class TimmNetwork(nn.Module):
@@ -46,19 +72,7 @@ class TimmNetwork(nn.Module):
         pretrained: bool | str = False,
     ) -> None:
         super().__init__()
-        import timm  # slow, and only this network needs it
-
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(include_tags="." in name))
-            raise ValueError(
-                f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'one that it lists'}?"
-            )
-        wanted: dict[str, object] = {"pretrained": bool(pretrained) and not are_weights_to_come()}
-        if isinstance(pretrained, str):
-            if not Path(pretrained).is_file() and not are_weights_to_come():
-                raise FileNotFoundError(f"pretrained: there is no file {pretrained!r}")
-            wanted["pretrained_cfg_overlay"] = {"file": pretrained}
-        self.model = timm.create_model(name, num_classes=0, in_chans=in_channels, **wanted)
+        self.model = timm_model(name, pretrained, num_classes=0, in_chans=in_channels)
         self.attention_places = tuple(f"model.{stage['module']}" for stage in self.model.feature_info)
         # Some have layers between the pooled features and the head.
         self.head = nn.Linear(getattr(self.model, "head_hidden_size", self.model.num_features), num_classes)

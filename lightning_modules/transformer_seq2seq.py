@@ -16,7 +16,7 @@ from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.seq2seq import Seq2Seq, Seq2SeqNetwork
 from lightning_modules.system import adamw
 from lightning_modules.text_decoder import Encoded, embedding
-from lightning_modules.transformer_text_decoder import TransformerTextDecoder, embed
+from lightning_modules.transformer_text_decoder import TransformerTextDecoder, embed, xavier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,16 +99,8 @@ class TransformerTranslator(Seq2SeqNetwork):
         self.position = position(dim)
         self.encoder = TransformerEncoder(dim, depth, layer=encoder_layer, norm=None)
         self.norm = nn.LayerNorm(dim) if cast(EncoderLayer, self.encoder.layers[0]).norm_first else nn.Identity()
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Xavier's uniform for the maps of the feed-forward networks too, as the authors' code."""
-        for stack in (self.encoder, self.decoder.layers):
-            for module in stack.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        xavier(self.encoder)
+        xavier(self.decoder.layers)
 
     def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
         """See :meth:`Seq2SeqNetwork.encode`."""

@@ -56,6 +56,15 @@ def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, dropout: flo
     return F.dropout(x, dropout) if dropout else x
 
 
+def xavier(layers: nn.Module) -> None:
+    """Xavier's uniform for all linear maps, those of the feed-forward networks too, as the authors' code."""
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class TransformerTextDecoder(TextDecoder):
     """Embedding, positions, decoder layers, output map.
 

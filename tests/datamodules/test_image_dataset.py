@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules import ImageDataset, ImageSource, ImageTransform, RandomFlip, TensorImages, load_image
+from datamodules import ImageDataset, ImageReader, ImageSource, ImageTransform, RandomFlip, TensorImages, load_image
 
 
 @pytest.fixture
@@ -83,6 +83,15 @@ def test_worker_processes_give_the_same_batches(source: TensorImages) -> None:
     assert torch.equal(here, there)
 
 
+def test_contents_tell_images_apart_whatever_they_are_read_with(source: TensorImages) -> None:
+    contents = list(source.contents(torch.arange(10)))
+    assert len(set(contents)) == 10
+    assert list(source.contents(torch.tensor([7, 2]))) == [contents[7], contents[2]]
+    wide, tall = (torch.zeros(1, 1, *shape, dtype=torch.uint8) for shape in ((2, 8), (8, 2)))
+    one = torch.zeros(1)
+    assert list(TensorImages(wide, one).contents(one.long())) != list(TensorImages(tall, one).contents(one.long()))
+
+
 def test_every_image_needs_a_label_and_bytes() -> None:
     with pytest.raises(ValueError, match=r"one an image, \(2,\), got \(3,\)"):
         TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3))
@@ -94,5 +103,7 @@ def test_every_image_needs_a_label_and_bytes() -> None:
 
 def test_a_source_must_read(source: TensorImages) -> None:
     assert load_image(next(source.read(torch.tensor([1])))[0]).shape == (3, 8, 8)
+    with pytest.raises(NotImplementedError, match="ImageReader must define read"):
+        ImageReader().read(torch.tensor([0]))
     with pytest.raises(NotImplementedError, match="ImageSource must define read"):
         ImageSource(torch.zeros(1)).read(torch.tensor([0]))

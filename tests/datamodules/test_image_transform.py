@@ -208,6 +208,14 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=rf"cut\.{suffix}' cannot be read as an image"):
             read_image(path, thumbnail=thumbnail)
 
+    def test_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Image.new("1", (60, 50)).save(tmp_path / "vast.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(
+            ValueError, match=r"vast\.png' is too large \(.*3000 pixels.*MAX_IMAGE_PIXELS if you trust it"
+        ):
+            read_image(tmp_path / "vast.png")
+
     @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
     def test_no_image(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / "notes.jpg").write_bytes(content)

@@ -141,6 +141,7 @@ class TestTableFile:
             ("t.csv", "de,en\nja,yes\n\nso,so\n", "line 3, column 'de' is missing"),
             ("t.csv", 'de,en\nja,yes\n"a"b,c\nso,so\n', "line 3 is no row"),
             ("t.csv", b"de,en\nja,yes\nM\xe4,x\nso,so\n", "line 3, column 'de' is not UTF-8"),
+            ("t.csv", "de,en\nja,yes\nnein,no, never\nso,so,\n", "line 3 has 3 values for 2 columns"),
             ("t.tsv", "de\ten\nja\tyes\nnein no\nso\tso\n", "line 3, column 'en' is missing"),
             (
                 "t.jsonl",

@@ -53,6 +53,25 @@ class TestTokenBatchSampler:
             longest = max(max(lengths[index].tolist()) for index in batch)
             assert len(batch) * longest <= max_tokens or len(batch) == 1
 
+    @given(LENGTHS, st.integers(1, 100), st.integers(1, 10), st.booleans())
+    def test_no_more_pairs_than_wished(self, lengths: Tensor, max_tokens: int, max_pairs: int, shuffle: bool) -> None:
+        [batches] = passes(lengths, TokenBudget(max_tokens, shuffle, max_pairs=max_pairs))
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        for batch in batches:
+            assert len(batch) <= max_pairs
+            assert len(batch) == 1 or len(batch) * max(max(lengths[index].tolist()) for index in batch) <= max_tokens
+
+    def test_a_number_of_pairs_alone_makes_full_batches_with_little_padding(self) -> None:
+        lengths = random_lengths(5000)
+        lengths[:, 0] = 0  # as images have it
+        budget = TokenBudget(10**9, True, max_pairs=64)
+        [batches] = passes(lengths, budget)
+        assert sorted(len(batch) for batch in batches) == [8] + [64] * 78
+        assert TokenBatchSampler(lengths, budget).padding_share() < 0.02
+        ranks = passes(lengths, budget, 3)
+        assert [len(batches) for batches in ranks] == [27] * 3
+        assert sorted(index for batches in ranks for batch in batches for index in batch) == list(range(5000))
+
     def test_above_the_budget_alone_and_below_it_together(self) -> None:
         lengths = torch.tensor([[100, 3], [2, 2], [3, 120], [2, 3]])
         assert passes(lengths, TokenBudget(10)) == [[[1, 3], [0], [2]]]
@@ -134,6 +153,7 @@ class TestTokenBatchSampler:
         [
             ((torch.ones(3), TokenBudget()), r"lengths must be \(n, 2\).*got \(3,\)"),
             ((torch.ones(3, 2), TokenBudget(0)), "max_tokens must be 1 or more, got 0"),
+            ((torch.ones(3, 2), TokenBudget(max_pairs=0)), "max_pairs must be 1 or more, got 0"),
             ((torch.ones(3, 2), TokenBudget(), 4), "3 pairs cannot be shared by 4 processes"),
         ],
     )
@@ -145,7 +165,7 @@ class TestTokenBatchSampler:
 WORDS = [str(number) for number in range(1000, 1150)] + [str(number) for number in range(50)]
 
 
-def loader(workers: int = 0, max_tokens: int = 40, words: list[str] = WORDS) -> ResumableLoader:
+def loader(workers: int = 0, max_tokens: int = 40, words: list[str] = WORDS) -> ResumableLoader[TextBatch]:
     made = Character().train(["0123456789"])
     dataset = TextDataset(words, words, made, made)
     sampler = TokenBatchSampler(dataset.lengths, TokenBudget(max_tokens, shuffle=True, seed=3))

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import attention_blocks
 from attention_blocks import (
+    AdditiveAttention,
     ALiBi,
     Attention,
     AttentionOutput,
@@ -32,19 +33,35 @@ from attention_blocks import (
     SelfAttention,
     masked_softmax,
 )
-from datamodules import ImageTransform, TextBatch, TextDataset, Tokenizer, Word
+from datamodules import (
+    CaptionBatch,
+    CaptionDataset,
+    ImageTransform,
+    TensorImages,
+    TextBatch,
+    TextDataset,
+    Tokenizer,
+    Word,
+)
 from lightning_modules import (
     BahdanauDecoder,
     BeamSearch,
+    Captioner,
     FixedVectorDecoder,
     LuongDecoder,
+    ResNetFeatures,
+    RNNCaptioner,
     RNNSeq2Seq,
+    RNNSizes,
     RNNTranslator,
     Seq2Seq,
+    TransformerCaptioner,
+    TransformerCaptionNetwork,
     TransformerSeq2Seq,
     TransformerTranslator,
     VisionTransformer,
     ViTClassifier,
+    ViTFeatures,
 )
 from lightning_modules.cli import SystemCLI, main
 
@@ -383,3 +400,59 @@ def sentences() -> list[str]:
         "nicht schnell und nicht und nicht",
         "der Mann sieht der Mann .",
     ]
+
+
+# Captions: every kind of captioner, tiny, of images of 16 x 24 pixels.
+
+CAPTIONS = ["a dog runs", "two cats sleep in the snow", "snow"]
+TINY_RESNET = partial(ResNetFeatures, widths=(8, 12), depth=1)
+TINY_PATCHES = partial(ViTFeatures, network=partial(VisionTransformer, patch_size=8, dim=24, depth=1))
+CAPTION_TRANSFORMER = partial(TransformerCaptionNetwork, dim=16, depth=1, dropout=0.0)
+CAPTIONERS: dict[str, Callable[..., Captioner]] = {
+    "show-and-tell": partial(RNNCaptioner, backbone=TINY_RESNET, sizes=RNNSizes(8, 16, "lstm")),
+    "show-attend-and-tell": partial(
+        RNNCaptioner, backbone=TINY_RESNET, attention=AdditiveAttention, sizes=RNNSizes(8, 16, "gru")
+    ),
+    "transformer": partial(TransformerCaptioner, network=partial(CAPTION_TRANSFORMER, backbone=TINY_RESNET)),
+    "patches": partial(
+        TransformerCaptioner, network=partial(CAPTION_TRANSFORMER, backbone=TINY_PATCHES, encoder_depth=0)
+    ),
+}
+
+
+class MakeCaptioner(Protocol):
+    def __call__(self, kind: str = ..., **arguments: object) -> Captioner: ...
+
+
+@pytest.fixture(scope="session")
+def caption_words() -> Tokenizer:
+    """The words of three captions."""
+    return Word().train(CAPTIONS)
+
+
+@pytest.fixture(params=CAPTIONERS)
+def every_captioner(request: pytest.FixtureRequest) -> str:
+    """The kinds that ``make_captioner`` makes."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def make_captioner(caption_words: Tokenizer) -> MakeCaptioner:
+    """Makes a tiny captioner that knows nothing, without dropout; CAPTIONERS says which there are."""
+
+    def make(kind: str = "show-attend-and-tell", **arguments: object) -> Captioner:
+        settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
+        return CAPTIONERS[kind](caption_words, ImageTransform((16, 24)), **{**settings, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def caption_batch(caption_words: Tokenizer) -> CaptionBatch:
+    """Three random images with captions of unlike lengths."""
+    reader = TensorImages(torch.randint(256, (3, 3, 16, 24), dtype=torch.uint8), torch.zeros(3))
+    dataset = CaptionDataset(
+        reader, ["1", "2", "3"], [[text] for text in CAPTIONS], caption_words, ImageTransform((16, 24))
+    )
+    return dataset[range(3)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lightning_modules import BeamSearch, LengthPenalty, Sampling, Seq2Seq
+from lightning_modules import BeamSearch, Captioner, LengthPenalty, Sampling, Seq2Seq, TextGenerator
 from lightning_modules.commands import COMMANDS
 from lightning_modules.recipe_files import RECIPES, recipe_names
 
 if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import MakeTrainer, MakeTranslator, Ran, RunCommand, Trained
+    from tests.lightning_modules.conftest import MakeCaptioner, MakeTrainer, MakeTranslator, Ran, RunCommand, Trained
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +202,7 @@ def translator(make_writer: MakeTranslator, make_trainer: MakeTrainer, tmp_path:
     return system
 
 
-def save(system: Seq2Seq, path: Path, make_trainer: MakeTrainer) -> None:
+def save(system: TextGenerator, path: Path, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.strategy.connect(system)
     trainer.save_checkpoint(path)
@@ -297,3 +298,53 @@ def test_plot_without_attention_is_refused(
 ) -> None:
     save(make_writer("fixed"), tmp_path / "fixed.ckpt", make_trainer)
     assert_one_line_error(run_command("plot", "fixed.ckpt", "ein Vogel"), "FixedVectorDecoder has no attention")
+
+
+# Captions.
+
+
+@pytest.fixture
+def describer(make_captioner: MakeCaptioner, make_trainer: MakeTrainer, tmp_path: Path) -> Captioner:
+    """A system whose checkpoint is the file captioner.ckpt."""
+    system = make_captioner("transformer")
+    save(system, tmp_path / "captioner.ckpt", make_trainer)
+    return system
+
+
+def test_caption_says_what_the_system_says(
+    tmp_path: Path, picture: Path, describer: Captioner, run_command: RunCommand
+) -> None:
+    other = tmp_path / "größer.png"
+    Image.new("RGB", (30, 20), "red").save(other)
+    texts = describer.caption([picture, other])
+    for more in ((), ("--batch-size", 1)):
+        ran = run_command("caption", "captioner.ckpt", picture, other, *more)
+        assert ran.code is None, ran.err
+        assert ran.out.splitlines() == [f"{picture}\t{texts[0]}", f"{other}\t{texts[1]}"]
+    ran = run_command("caption", "captioner.ckpt", picture, other, "--json", "--beam", 3)
+    said = [json.loads(line) for line in ran.out.splitlines()]
+    wanted = describer.caption([picture, other], BeamSearch(size=3))
+    assert said == [{"image": str(picture), "caption": wanted[0]}, {"image": str(other), "caption": wanted[1]}]
+    assert "größer" in ran.out
+
+
+def test_what_is_wrong_with_caption_is_said_in_one_line(
+    tmp_path: Path, picture: Path, describer: Captioner, trained: Trained, run_command: RunCommand
+) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(picture.read_bytes()[:60])
+    for words, said in (
+        (("captioner.ckpt", "none.png"), ("'none.png': there is no such image file",)),
+        (("captioner.ckpt", cut), ("cut.png", "cannot be read as an image")),
+        (("captioner.ckpt", picture, "--beam", 0), ("size must be 1", "got 0")),
+        (("captioner.ckpt", picture, "--batch-size", 0), ("batch_size must be 1 or more, got 0",)),
+        ((trained.checkpoint, picture), ("holds a ViTClassifier, not a Captioner",)),
+    ):
+        assert_one_line_error(run_command("caption", *words), *said)
+
+
+def test_plot_draws_an_image_once_a_word(picture: Path, describer: Captioner, run_command: RunCommand) -> None:
+    ran = run_command("plot", "captioner.ckpt", picture, "--out", "maps")
+    assert ran.code is None, ran.err
+    with Image.open(Path("maps") / "digit.png") as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10

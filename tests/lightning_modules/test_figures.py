@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from lightning_modules.figures import alignment, log_figure, log_text, overlay
+from lightning_modules.figures import alignment, log_figure, log_text, overlay, words_over_image
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeTrainer
@@ -144,3 +144,22 @@ def test_tokens_are_drawn_as_they_are_written_and_half_precision_is_taken(tmp_pa
 def test_an_alignment_of_unequal_counts_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         alignment([torch.eye(1)], [["a"], ["b"]], [["a"]])
+
+
+def test_each_word_has_its_map_over_its_image() -> None:
+    images, maps = torch.rand(2, 1, 8, 12), [torch.rand(9, 2, 3), torch.rand(2, 2, 3).bfloat16()]
+    words = [["a", "$b$", "c", "d", "e", "f", "g", "h"], ["dog"]]  # more maps than words: the end has one too
+    figure = words_over_image(images, maps, words)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in shown] == ["", *words[0], "", "dog"]
+    for axis, image, heat in zip(
+        [*shown[1:9], shown[10]], [images[0]] * 8 + [images[1]], [*maps[0][:8], maps[1][0]], strict=True
+    ):
+        under, over = axis.images
+        np.testing.assert_allclose(np.asarray(under.get_array())[:, :, 0], image[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(np.asarray(over.get_array()), heat.float().numpy(), atol=1e-6)
+        assert tuple(over.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
+    # An image begins a line of its own.
+    grid = [spec.rowspan.start for axis in shown if (spec := axis.get_subplotspec()) is not None]
+    assert grid == [0] * 7 + [1] * 2 + [2] * 2
+    figure.canvas.draw()

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attention_blocks import Attention, DotProductAttention, padding_mask
-from lightning_modules import BahdanauDecoder, BeamSearch, FixedVectorDecoder, LuongDecoder, RNNSizes, generate
+from lightning_modules import (
+    BahdanauDecoder,
+    BeamSearch,
+    FixedVectorDecoder,
+    GatedDecoder,
+    LuongDecoder,
+    RNNSizes,
+    generate,
+)
 from lightning_modules.generation import DecodingState
 from lightning_modules.rnn_text_decoder import CELLS, Cell, RNNTextDecoder, mean_map
 from lightning_modules.text_decoder import Encoded
@@ -31,9 +39,11 @@ FIXED: dict[str, Callable[..., RNNTextDecoder]] = {
     "fixed-first": partial(FixedVectorDecoder, every_step=False),
     "fixed-every": partial(FixedVectorDecoder, every_step=True),
 }
+GATED: dict[str, Callable[..., RNNTextDecoder]] = {"gated": GatedDecoder}
+EVERY = {**FIXED, **STYLES, **GATED}
 every_cell = pytest.mark.parametrize("cell", CELL_KINDS)
 every_style = pytest.mark.parametrize("style", STYLES)
-every_decoder = pytest.mark.parametrize("make", [*FIXED.values(), *STYLES.values()], ids=[*FIXED, *STYLES])
+every_decoder = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
 
 def drawn(decoder: RNNTextDecoder) -> RNNTextDecoder:
@@ -128,8 +138,10 @@ def logits_by_formula(
     found = []
     for token in tokens:
         y = w["embedding.weight"][token] * D**0.5
-        if style == "bahdanau":
+        if style in ("bahdanau", "gated"):
             context = look_by_formula(w, states[-1][0], keys)
+            if style == "gated":
+                context = context / (1 + torch.exp(-(w["gate.weight"] @ states[-1][0] + w["gate.bias"])))
             states = stack_by_formula(kind, w, torch.cat([y, context]), states)
             features = readout_by_formula(w, states[-1][0], context, y)
         elif style.startswith("luong"):
@@ -149,10 +161,9 @@ def logits_by_formula(
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @every_cell
-@pytest.mark.parametrize("style", [*STYLES, *FIXED])
+@pytest.mark.parametrize("style", EVERY)
 def test_each_decoder_is_its_papers_formula(style: str, cell: Cell, depth: int, tied: bool) -> None:
-    make = {**STYLES, **FIXED}[style]
-    decoder = drawn(make(V, H, F_, RNNSizes(D, H, cell, depth), tie_embeddings=tied))
+    decoder = drawn(EVERY[style](V, H, F_, RNNSizes(D, H, cell, depth), tie_embeddings=tied))
     lengths = [T_K, 2, 4]
     memory, tokens = source(lengths), words()
     assert memory.summary is not None

@@ -150,8 +150,8 @@ def test_a_second_loop_starts_anew(
     assert trainer.validate(system, other, verbose=False) == alone != first
 
 
-def test_what_is_not_finite_is_not_logged_and_nothing_seen_is_no_error() -> None:
-    scores = TextScores()
+def test_what_is_not_finite_is_not_logged_and_nothing_seen_is_no_error(make_translator: MakeTranslator) -> None:
+    scores = TextScores(make_translator().text_metrics())
     scores.loss.update(torch.tensor([1000.0]))
     scores.accuracy.update(torch.tensor([0.0]))
     scores.update(["a"], [["b"]])
@@ -171,9 +171,10 @@ def test_the_signatures_are_said_after_a_test(
     said: list[str] = []
     monkeypatch.setattr("lightning_modules.text_generator.rank_zero_info", said.append)
     make_trainer().test(make_writer(), make_text_loader(), verbose=False)
-    [text] = said
-    assert "test/bleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
-    assert "test/chrf: nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:" in text
+    bleu, lower, chrf = said
+    assert bleu.startswith("test/bleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert lower.startswith("test/bleu_lower: nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:")
+    assert chrf.startswith("test/chrf: nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
 
 
 def test_predictions_are_the_strategys(

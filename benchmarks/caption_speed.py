@@ -1,0 +1,133 @@
+"""Captions: images a second over Hugging Face's vision-encoder-decoder ``generate``, with the same shapes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from attention_blocks import DecoderLayer, FeedForward, LearnedPosition, MaskedSelfAttention, MultiHeadAttention
+from benchmarks.timing import ratio, take_turns
+from lightning_modules.beam_search import BeamSearch
+from lightning_modules.caption_network import CaptionNetwork
+from lightning_modules.generation import generate
+from lightning_modules.image_features import ViTFeatures
+from lightning_modules.transformer_captioner import TransformerCaptionNetwork
+from lightning_modules.vit import VisionTransformer
+
+# Of the ViT: width, layers. Of the decoder: width, layers, vocabulary. The first has the sizes of the Flickr8k recipe's
+# decoder, the second those of GPT-2, which is what the most used of such captioners write with.
+CASES = [((192, 12), (512, 3, 8_000)), ((384, 12), (768, 12, 50_257))]
+IMAGES, SIZE, PATCH, NEW_TOKENS = 16, 224, 16, 16
+BEAMS = (1, 5)
+
+
+def measure(quick: bool) -> Table:
+    """Goal: 2 and more; random weights and as many words for every image, float32.
+
+    The encoder is the same work for both, so its share of the time is given too.
+    """
+    table = Table(
+        "ViT D, layers", "decoder D, layers, V", "beam", "captions/s, ours over HF", "encoder's share of ours"
+    )
+    images = torch.randn(2 if quick else IMAGES, 3, SIZE, SIZE)
+    for encoder, decoder in CASES[:1] if quick else CASES:
+        theirs, ours = hugging_face(encoder, decoder), this_library(encoder, decoder)
+        for beam in BEAMS:
+            seconds = take_turns(
+                {
+                    "theirs": partial(generated, theirs, images, beam),
+                    "ours": partial(written, ours, images, beam),
+                    "encoder": partial(encoded, ours, images),
+                },
+                3 if quick else 7,
+            )
+            table.add_row(
+                ", ".join(map(str, encoder)),
+                ", ".join(f"{size:,}" for size in decoder),
+                str(beam),
+                str(ratio(seconds["theirs"], seconds["ours"])),
+                str(ratio(seconds["encoder"], seconds["ours"])),
+            )
+    return table
+
+
+def hugging_face(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> nn.Module:
+    """A ViT and GPT-2 with cross-attention."""
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    (width, depth), (dim, layers, vocabulary) = encoder, decoder
+    vit = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+    gpt2 = GPT2Config(
+        vocab_size=vocabulary, n_embd=dim, n_layer=layers, n_head=dim // 64, bos_token_id=0, eos_token_id=1
+    )
+    model: Any = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit, gpt2))
+    model.generation_config.decoder_start_token_id = model.generation_config.pad_token_id = 0
+    model.generation_config.eos_token_id = 1
+    return cast(nn.Module, model.eval())
+
+
+def this_library(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> TransformerCaptionNetwork:
+    """The same shapes: pre-norm layers, learned positions."""
+    (width, depth), (dim, layers, vocabulary) = encoder, decoder
+    heads = dim // 64
+    return TransformerCaptionNetwork(
+        vocabulary,
+        (SIZE, SIZE),
+        3,
+        backbone=partial(ViTFeatures, network=partial(VisionTransformer, patch_size=PATCH, dim=width, depth=depth)),
+        dim=dim,
+        depth=layers,
+        encoder_depth=0,
+        decoder_layer=partial(
+            DecoderLayer,
+            self_attention=partial(MaskedSelfAttention, num_heads=heads),
+            cross_attention=partial(MultiHeadAttention, num_heads=heads),
+            feed_forward=partial(FeedForward, hidden_dim=4 * dim),
+        ),
+        position=partial(LearnedPosition, max_length=1024),
+    ).eval()
+
+
+def generated(model: nn.Module, images: Tensor, beam: int) -> Tensor:
+    """Hugging Face."""
+    with torch.inference_mode():
+        rows: Tensor = model.generate(  # type: ignore[operator]
+            images, num_beams=beam, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
+        )
+    assert rows.shape == (len(images), NEW_TOKENS + 1)
+    return rows
+
+
+def encoded(network: CaptionNetwork, images: Tensor) -> Tensor:
+    """What this library's decoder reads."""
+    with torch.inference_mode():
+        return network.encode(network.backbone(images)).sequence
+
+
+def written(network: CaptionNetwork, images: Tensor, beam: int) -> list[list[int]]:
+    """This library."""
+    with torch.inference_mode():
+        memory = network.encode(network.backbone(images))
+    found = generate(
+        network.decoder,
+        memory,
+        BeamSearch(beam),
+        bos_id=0,
+        eos_id=1,
+        pad_id=2,
+        min_length=NEW_TOKENS,
+        max_length=NEW_TOKENS,
+    )
+    assert all(len(best[0].tokens) == NEW_TOKENS for best in found)
+    return [best[0].tokens for best in found]

@@ -1,0 +1,155 @@
+"""What captioners are trained for: the likelihood of given captions, or the score of those that they write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lightning_modules.beam_search import BeamSearch
+from lightning_modules.caption_network import CaptionNetwork
+from lightning_modules.cider import cider_d
+from lightning_modules.rnn_text_decoder import RNNTextDecoder
+from lightning_modules.sampling import Sampling
+from lightning_modules.system import evaluating
+
+if TYPE_CHECKING:
+    from datamodules.caption_batch import CaptionBatch
+    from lightning_modules.captioner import Captioner
+
+
+class CaptionObjective:
+    """Base of what a captioner is trained for; a frozen dataclass, so that checkpoints carry it."""
+
+    def check(self, network: CaptionNetwork) -> None:
+        """Refuses a network that cannot be trained for it.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
+    def loss(self, system: Captioner, batch: CaptionBatch) -> Tensor:
+        """One number, to be made smaller.
+
+        Args:
+            system: that is trained.
+            batch: images with a caption each, and their references.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(system, batch)")
+
+
+@dataclass(frozen=True)
+class Likelihood(CaptionObjective):
+    """Makes the given captions likely: cross-entropy of each word given those before it, a mean over the words.
+
+    Args:
+        label_smoothing: share of each target that is spread over the vocabulary.
+        doubly_stochastic: λ of Show, Attend and Tell: what it costs that a place is not looked at once in all. To a
+            caption's negative log-likelihood comes :math:`λ Σ_i (1 - Σ_t α_{ti})^2`, over all places i and words t.
+
+    Raises:
+        ValueError: a value out of its range; or, from :meth:`check`, a ``doubly_stochastic`` for a network whose
+            decoder is no RNN with attention.
+
+    References:
+        Xu et al. 2015, "Show, Attend and Tell", section 4.2.1.
+
+    Example:
+        >>> Likelihood(label_smoothing=0.1, doubly_stochastic=1.0)
+        Likelihood(label_smoothing=0.1, doubly_stochastic=1.0)
+    """
+
+    label_smoothing: float = 0.0
+    doubly_stochastic: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.doubly_stochastic < 0.0:
+            raise ValueError(f"doubly_stochastic must be 0 (off) or more, got {self.doubly_stochastic}")
+
+    def check(self, network: CaptionNetwork) -> None:
+        """See :meth:`CaptionObjective.check`."""
+        decoder = network.decoder
+        if self.doubly_stochastic and not (isinstance(decoder, RNNTextDecoder) and decoder.attends):
+            raise ValueError(
+                f"doubly_stochastic={self.doubly_stochastic} is for an RNN with attention, and "
+                f"{type(decoder).__name__} is none; leave it 0"
+            )
+
+    def loss(self, system: Captioner, batch: CaptionBatch) -> Tensor:
+        """See :meth:`CaptionObjective.loss`."""
+        target, memory, decoder = system.target(batch), system.encode(batch), system.decoder
+        if not self.doubly_stochastic or not isinstance(decoder, RNNTextDecoder):
+            return system.cross_entropy(decoder(target[:, :-1], memory), target, self.label_smoothing)
+        features, weights = decoder.unroll(target[:, :-1], memory, need_weights=True)
+        real = target[:, 1:] != system.target_tokenizer.pad_id
+        seen = (cast(Tensor, weights) * real[..., None]).sum(dim=1)
+        # Over as many words as the cross-entropy is a mean over.
+        added = self.doubly_stochastic * (1.0 - seen).square().sum() / real.sum()
+        return system.cross_entropy(features, target, self.label_smoothing) + added
+
+
+@dataclass(frozen=True)
+class SelfCritical(CaptionObjective):
+    """Makes captions likelier that score higher than the one that is written greedily, and the others unlikelier.
+
+    ::
+
+        loss = - (CIDEr-D(drawn) - CIDEr-D(greedy)) · log p(drawn),    a mean over the words
+
+    For the last epochs, from a checkpoint that was trained for :class:`Likelihood`, at a low rate. Rare n-grams are
+    told from common ones by the captions that are trained on. ``train/reward`` is the mean CIDEr-D of what was drawn.
+
+    Args:
+        samples: captions that are drawn for each image of a batch.
+
+    Raises:
+        ValueError: ``samples`` is not positive.
+
+    References:
+        Rennie et al. 2017, "Self-Critical Sequence Training for Image Captioning".
+
+    Example:
+        >>> SelfCritical(samples=3)
+        SelfCritical(samples=3)
+    """
+
+    samples: int = 5
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be 1 or more, got {self.samples}")
+
+    def loss(self, system: Captioner, batch: CaptionBatch) -> Tensor:
+        """See :meth:`CaptionObjective.loss`."""
+        tokenizer, references = system.target_tokenizer, system.references(batch)
+        with evaluating(system), torch.no_grad():
+            memory = system.encode(batch)
+            greedy = system.texts(system.write(batch, BeamSearch(size=1), memory=memory))
+            found = system.write(batch, Sampling(), n_best=self.samples, memory=memory)
+        drawn = [hypothesis.tokens for several in found for hypothesis in several]
+        rewards = self._score(
+            system, tokenizer.decode(drawn), [texts for texts in references for _ in range(self.samples)]
+        )
+        advantage = rewards.view(-1, self.samples) - self._score(system, greedy, references)[:, None]
+        target = pad_sequence(
+            [torch.tensor([tokenizer.bos_id, *tokens], device=system.device) for tokens in drawn],
+            batch_first=True,
+            padding_value=tokenizer.pad_id,
+        )
+        features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
+        labels = target[:, 1:]
+        real = labels != tokenizer.pad_id
+        surprise = F.cross_entropy(system.decoder.output(features[real]).float(), labels[real], reduction="none")
+        system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(greedy))
+        return (advantage.flatten()[:, None].expand(labels.shape)[real] * surprise).mean()
+
+    @staticmethod
+    def _score(system: Captioner, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
+        return torch.tensor(cider_d(texts, references, system.training_frequencies), device=system.device)

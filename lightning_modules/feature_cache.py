@@ -1,0 +1,110 @@
+"""A frozen backbone sees each training image once, however many epochs there are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from datamodules.caption_batch import CaptionDataset
+from lightning_modules.callbacks import FreezeBackbone
+from lightning_modules.captioner import Captioner
+from lightning_modules.system import evaluating
+
+
+class CacheFeatures(FreezeBackbone):
+    """Freezes a captioner's backbone for good, and keeps what it makes of the training images in a file.
+
+    The file is mapped into memory, so that it may be larger than that, and is named by the backbone's weights, the
+    images and their transform: what is found again is what would be computed again. Validation and tests, which have
+    pictures to draw, go through the backbone.
+
+    Args:
+        folder: for the files, which can be deleted when nothing is trained on them.
+        batch_size: images that the backbone sees at once; a CPU is fastest with few.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive; or, once the training starts, the system is no captioner, its data
+            have no captioned images, or the images are augmented, which no cache could know.
+
+    Example:
+        >>> CacheFeatures("features").epochs
+        -1
+    """
+
+    def __init__(self, folder: str | Path = "feature_cache", batch_size: int = 8) -> None:
+        super().__init__(epochs=-1)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Computes the features, or finds them; the weights are on their device, and a checkpoint's if there is one."""
+        find = getattr(trainer.datamodule, "dataset", None)  # type: ignore[attr-defined] # Lightning sets it
+        dataset = find("train") if callable(find) else None
+        if not isinstance(pl_module, Captioner) or not isinstance(dataset, CaptionDataset):
+            raise ValueError(
+                f"CacheFeatures needs a captioner and a DataModule of captioned images, got {type(pl_module).__name__} "
+                f"and {type(dataset).__name__} as dataset('train')"
+            )
+        if dataset.augmentation:
+            raise ValueError("CacheFeatures keeps one look at each image, so give the data augmentation=[]")
+        backbone = pl_module.network.backbone
+        path = self.folder / f"features-{weights_key(backbone, dataset.content_key())}.npy"
+        if trainer.local_rank == 0 and not path.is_file():
+            with evaluating(backbone), torch.inference_mode():
+                batches = dataset.image_batches(self.batch_size)
+                write_rows(path, (backbone(images.to(pl_module.device)) for images in batches), len(dataset.names))
+        trainer.strategy.barrier()
+        # Copy on write, since torch knows no tensors that cannot be written to.
+        dataset.features = torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def weights_key(module: nn.Module, *more: str) -> str:
+    """A name for a network with its weights: the same only where nothing of it differs.
+
+    Args:
+        module: the network.
+        *more: what else the name depends on.
+    """
+    digest = hashlib.sha256("\n".join([repr(module), *more]).encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def write_rows(path: Path, parts: Iterable[Tensor], count: int) -> None:
+    """Writes tensors one below the other as one ``.npy`` file, which appears whole or not at all.
+
+    Args:
+        path: of the file.
+        parts: each some rows of what is written.
+        count: rows of all together.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(number)
+    try:
+        rows: np.memmap | None = None
+        start = 0
+        for part in parts:
+            values = part.float().cpu().numpy()
+            if rows is None:
+                rows = np.lib.format.open_memmap(scratch, "w+", np.float32, (count, *values.shape[1:]))
+            rows[start : start + len(values)] = values
+            start += len(values)
+        if rows is not None:
+            rows.flush()
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,128 @@
+"""RNN captioners: Show and Tell, and Show, Attend and Tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from attention_blocks import Attention
+from datamodules.image_transform import ImageTransform
+from datamodules.tokenizer import Tokenizer
+from lightning_modules.caption_network import Backbone, CaptionNetwork, GridEmbedding, shown_to
+from lightning_modules.caption_objectives import CaptionObjective
+from lightning_modules.captioner import Captioner
+from lightning_modules.decoding_strategy import DecodingStrategy
+from lightning_modules.gated_decoder import GatedDecoder
+from lightning_modules.image_features import ResNetFeatures
+from lightning_modules.rnn_text_decoder import FixedVectorDecoder, RNNSizes, RNNTextDecoder
+from lightning_modules.system import adamw
+from lightning_modules.text_decoder import Encoded
+
+DEFAULT_SIZES = RNNSizes(cell="lstm")
+
+
+class RNNCaptionNetwork(CaptionNetwork):
+    """A backbone, and an RNN that writes about its map.
+
+    ::
+
+        image ─ backbone ─ places ─┬─ each of them ─▶ attention, with a fresh look for every word, or none
+                                   └─ their mean ─ bridge ─▶ first state of the decoder ─▶ words
+
+    Args:
+        vocab_size: V.
+        image_size: height and width of the images.
+        in_channels: C of the images.
+        backbone: makes the backbone as ``backbone(image_size, in_channels)``; see :class:`TimmFeatures`.
+        attention: makes the attention as ``attention(H, H)``; without one the image is seen before the first word only.
+        sizes: of the recurrent network; each place of the image has H features too.
+
+    References:
+        Vinyals et al. 2015, "Show and Tell"; Xu et al. 2015, "Show, Attend and Tell".
+
+    Example:
+        >>> from attention_blocks import AdditiveAttention
+        >>> network = RNNCaptionNetwork(12, (32, 32), 1, attention=AdditiveAttention, sizes=RNNSizes(8, 16))
+        >>> network(torch.randn(2, 1, 32, 32), torch.tensor([[2, 4, 5], [2, 7, 6]])).shape
+        torch.Size([2, 3, 12])
+    """
+
+    decoder: RNNTextDecoder
+
+    def __init__(
+        self,
+        vocab_size: int,
+        image_size: tuple[int, int],
+        in_channels: int,
+        *,
+        backbone: Backbone = ResNetFeatures,
+        attention: Callable[[int, int], Attention] | None = None,
+        sizes: RNNSizes = DEFAULT_SIZES,
+    ) -> None:
+        super().__init__()
+        self.backbone, features, grid = shown_to(backbone, image_size, in_channels)
+        dim = sizes.hidden_dim
+        self.places = GridEmbedding(features, dim, grid, dropout=sizes.dropout)
+        if attention is None:
+            self.decoder = FixedVectorDecoder(vocab_size, dim, dim, sizes, every_step=False)
+        else:
+            self.decoder = GatedDecoder(vocab_size, dim, dim, sizes, attention=attention)
+
+    def encode(self, features: Tensor) -> Encoded:
+        """See :meth:`CaptionNetwork.encode`."""
+        places = self.places(features)
+        return Encoded(places, None, places.mean(dim=1))
+
+
+class RNNCaptioner(Captioner):
+    """Describes images with an RNN, with any attention or without; the other arguments are those of :class:`Captioner`.
+
+    Args:
+        target_tokenizer: of the captions.
+        transform: makes a raw image the network's input.
+        backbone: makes the backbone as ``backbone((height, width), channels)``: :class:`TimmFeatures` for any backbone
+            of timm, :class:`ViTFeatures`, :class:`ResNetFeatures`, or one's own.
+        attention: makes the attention as ``attention(query_dim, key_dim)``; ``None`` for Show and Tell.
+        sizes: of the recurrent network.
+        objective: what is trained for, :class:`Likelihood` of the given captions when left out; Show, Attend and Tell
+            adds its ``doubly_stochastic``.
+        max_length: tokens that a caption has at most.
+        strategy: how captions are written in tests, predictions and :meth:`caption`; validation writes greedily.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes the schedule.
+        layer_decay: the share of the rate at which the backbone learns.
+
+    References:
+        Vinyals et al. 2015, "Show and Tell"; Xu et al. 2015, "Show, Attend and Tell".
+    """
+
+    network: RNNCaptionNetwork
+
+    def __init__(
+        self,
+        target_tokenizer: Tokenizer,
+        transform: ImageTransform,
+        backbone: Backbone = ResNetFeatures,
+        attention: Callable[[int, int], Attention] | None = None,
+        sizes: RNNSizes = DEFAULT_SIZES,
+        objective: CaptionObjective | None = None,
+        max_length: int = 40,
+        strategy: DecodingStrategy | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__(
+            target_tokenizer,
+            transform,
+            partial(RNNCaptionNetwork, backbone=backbone, attention=attention, sizes=sizes),
+            objective,
+            max_length,
+            strategy,
+            optimizer,
+            lr_scheduler,
+            layer_decay,
+        )

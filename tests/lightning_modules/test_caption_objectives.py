@@ -1,0 +1,134 @@
+"""What captioners are trained for, against the papers' formulas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules import CaptionBatch
+from lightning_modules import BeamSearch, Likelihood, Sampling, SelfCritical
+from lightning_modules.cider import DocumentFrequencies, cider_d
+from lightning_modules.rnn_text_decoder import RNNTextDecoder
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import MakeCaptioner
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
+
+
+def test_the_doubly_stochastic_term_is_its_papers_formula(
+    make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    plain, more = make_captioner(), make_captioner(objective=Likelihood(doubly_stochastic=0.75))
+    more.load_state_dict(plain.state_dict())
+    plain.eval()
+    more.eval()
+    some, decoder = caption_batch, plain.decoder
+    wanted = 0.0
+    for row, length in enumerate(some.caption_lengths.tolist()):
+        memory = plain.network.encode(plain.network.backbone(cast(Tensor, some.images)[row : row + 1]))
+        state = decoder.start(memory)
+        seen = torch.zeros(memory.sequence.size(1))
+        for word in some.captions[row, : length - 1].tolist():
+            _, state, weights = decoder.step(torch.tensor([[word]]), state, need_weights=True)
+            seen += cast(Tensor, weights)[0, 0]
+        wanted += 0.75 * float(((1 - seen) ** 2).sum().detach())
+    tokens = int((some.caption_lengths - 1).sum())
+    added = more.training_step(some, 0) - plain.training_step(some, 0)
+    torch.testing.assert_close(added.detach(), torch.tensor(wanted / tokens))
+
+
+def test_the_doubly_stochastic_term_evens_out_what_was_looked_at(
+    make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    system = make_captioner(objective=Likelihood(doubly_stochastic=10.0))
+
+    def spread() -> float:
+        _, weights = cast(RNNTextDecoder, system.decoder).unroll(
+            caption_batch.captions[1:2],
+            system.encode(caption_batch._replace(images=cast(Tensor, caption_batch.images)[1:2])),
+            need_weights=True,
+        )
+        return float(cast(Tensor, weights).sum(1).var().detach())
+
+    with torch.no_grad():
+        for parameter in cast(RNNTextDecoder, system.decoder).parameters():
+            parameter.mul_(4.0)
+    before = spread()
+    optimizer = torch.optim.Adam(system.parameters(), lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert spread() < before / 2
+
+
+@pytest.mark.parametrize("kind", ["show-and-tell", "transformer"])
+def test_a_doubly_stochastic_term_is_for_an_rnn_with_attention(kind: str, make_captioner: MakeCaptioner) -> None:
+    with pytest.raises(ValueError, match=r"doubly_stochastic=1.0 is for an RNN with attention, and \w+Decoder is none"):
+        make_captioner(kind, objective=Likelihood(doubly_stochastic=1.0))
+
+
+def test_values_out_of_their_range_are_named() -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\), got 1.0"):
+        Likelihood(label_smoothing=1.0)
+    with pytest.raises(ValueError, match=r"doubly_stochastic must be 0 \(off\) or more, got -1.0"):
+        Likelihood(doubly_stochastic=-1.0)
+
+
+# Self-critical training.
+
+
+@pytest.fixture
+def frequencies(caption_batch: CaptionBatch) -> DocumentFrequencies:
+    return DocumentFrequencies.of(caption_batch.references)
+
+
+def test_the_self_critical_loss_is_its_papers_formula(
+    every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+) -> None:
+    """Each drawn caption by itself: its reward less the greedy one's, times the sum of its words' surprise."""
+    system = make_captioner(every_captioner, objective=SelfCritical(samples=4), max_length=6).eval()
+    system.__dict__["training_frequencies"] = frequencies
+    torch.manual_seed(5)
+    found = system.write(caption_batch, Sampling(), n_best=4)
+    [*greedy] = system.texts(system.write(caption_batch, BeamSearch(size=1)))
+    total, words = 0.0, 0
+    for row, several in enumerate(found):
+        references = [caption_batch.references[row]]
+        for one in several:
+            [text] = system.target_tokenizer.decode([one.tokens])
+            [reward], [baseline] = (cider_d([each], references, frequencies) for each in (text, greedy[row]))
+            total -= (reward - baseline) * one.log_probability
+            words += len(one.tokens)
+    torch.manual_seed(5)
+    loss = system.training_step(caption_batch, 0)
+    torch.testing.assert_close(loss.detach(), torch.tensor(total / words), atol=1e-4, rtol=1e-4)
+
+
+def test_self_critical_training_raises_the_score_of_what_is_written(
+    make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+) -> None:
+    system = make_captioner(objective=SelfCritical(samples=8), max_length=6)
+    system.__dict__["training_frequencies"] = frequencies
+    optimizer = torch.optim.Adam(system.parameters(), lr=1e-2)
+
+    def score() -> float:
+        hypotheses = system.caption(cast(Tensor, caption_batch.images), BeamSearch(size=1))
+        return sum(cider_d(hypotheses, caption_batch.references, frequencies))
+
+    before = score()
+    for _ in range(40):
+        optimizer.zero_grad()
+        system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert system.training
+    assert score() > before + 3.0
+
+
+def test_as_many_samples_as_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="samples must be 1 or more, got 0"):
+        SelfCritical(samples=0)

@@ -1,0 +1,199 @@
+"""Captioners: their loss, what they write and draw, and what they take for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attention_blocks import AdditiveAttention, Attention, AttentionOutput, Memory
+from datamodules import CaptionBatch
+from lightning_modules import TransformerCaptionNetwork
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import MakeCaptioner
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
+
+
+# The loss.
+
+
+def test_the_loss_is_the_mean_over_real_words_of_each_image_by_itself(
+    every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    system, some = make_captioner(every_captioner).double().eval(), caption_batch
+    images = cast(Tensor, some.images).double()
+    found = []
+    for image, caption, length in zip(images, some.captions, some.caption_lengths.tolist(), strict=True):
+        logits = system(image[None], caption[None, : length - 1])[0]
+        found += [-logits[place].log_softmax(-1)[word] for place, word in enumerate(caption[1:length].tolist())]
+    loss = system.training_step(some._replace(images=images), 0)
+    torch.testing.assert_close(loss, torch.stack(found).mean(), check_dtype=False)
+
+
+def test_features_that_were_computed_before_stand_for_the_images(
+    every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    system, some = make_captioner(every_captioner).eval(), caption_batch
+    known = some._replace(images=None, features=system.network.backbone(some.images).detach())
+    torch.testing.assert_close(system.training_step(known, 0), system.training_step(some, 0))
+    assert system.predict_step(known, 0) == system.predict_step(some, 0)
+
+
+# What is written.
+
+
+def test_a_step_at_a_time_says_what_the_whole_says(
+    every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    system, some = make_captioner(every_captioner).eval(), caption_batch
+    memory = system.encode(some)
+    whole = system.decoder.output(system.decoder(some.captions, memory))
+    state, found = system.decoder.start(memory), []
+    for word in torch.split(some.captions, 1, dim=1):
+        logits, state, _ = system.decoder.step(word, state)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found, dim=1), whole)
+
+
+def test_captions_are_the_same_alone_and_in_company_and_leave_the_mode_as_it_was(
+    every_captioner: str, make_captioner: MakeCaptioner
+) -> None:
+    system = make_captioner(every_captioner)
+    images = [torch.rand(3, 20, 30) for _ in range(5)]
+    together = system.caption(images)
+    assert together == [system.caption([image])[0] for image in images]
+    assert together == system.caption(images, batch_size=2)
+    assert together == system.caption(system.transform.batch(images))
+    assert system.training
+    assert system.network.backbone.training
+
+
+def test_a_caption_is_no_longer_than_it_may_be(make_captioner: MakeCaptioner) -> None:
+    system = make_captioner("show-and-tell", max_length=3)
+    with torch.no_grad():
+        system.decoder.output.bias[system.target_tokenizer.eos_id] = -100.0
+    assert [len(text.split()) for text in system.caption([torch.rand(3, 9, 9)])] == [3]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """One picture in every form that a picture comes in."""
+    values = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    plain = Image.fromarray(values)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    forms: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "plain.png": (plain, {}),
+        "grey.png": (plain.convert("L"), {}),
+        "rgba.png": (plain.convert("RGBA"), {}),
+        "palette.gif": (plain.convert("P"), {}),
+        "cmyk.jpg": (plain.convert("CMYK"), {}),
+        "deep.png": (Image.fromarray(values[:, :, 0].astype(np.uint16) * 257), {}),
+        "pixel.png": (plain.crop((0, 0, 1, 1)), {}),
+        "turned.jpg": (plain, {"exif": turned}),
+    }
+    for name, (image, options) in forms.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in forms}
+
+
+def test_any_kind_of_picture_is_described(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
+    files = _files(tmp_path)
+    assert len(make_captioner("transformer").caption(list(files.values()))) == len(files)
+
+
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
+    system, cut = make_captioner("show-and-tell"), tmp_path / "cut.jpg"
+    Image.fromarray(np.zeros((50, 50, 3), dtype=np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut\.jpg' cannot be read as an image"):
+        system.caption([cut])
+    with pytest.raises(FileNotFoundError, match="there is no such image file"):
+        system.caption([tmp_path / "none.jpg"])
+    with pytest.raises(ValueError, match="images is empty"):
+        system.caption([])
+    with pytest.raises(TypeError, match="images must be a list of images, got one str"):
+        system.caption("cat.jpg")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        system.caption([torch.rand(3, 9, 9)], batch_size=0)
+
+
+# What is drawn.
+
+
+@pytest.mark.parametrize("kind", ["show-attend-and-tell", "transformer", "patches"])
+def test_the_plot_has_a_picture_for_each_word(kind: str, make_captioner: MakeCaptioner) -> None:
+    system = make_captioner(kind)
+    images = torch.randn(2, 3, 16, 24)
+    words = [text.split() for text in system.caption(images)]
+    titles = [axis.get_title() for axis in system.plot(images).axes if axis.images]
+    assert titles == [title for told in words for title in ["", *told]]
+
+
+class OnePlace(AdditiveAttention):
+    """Looks at one place only: of 8 rows and 12 columns, row 0, column 7."""
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        weights = torch.zeros(len(query), query.size(1), memory.key.size(1))
+        weights[..., 7] = 1.0
+        return AttentionOutput(weights @ memory.value, weights)
+
+
+def test_the_maps_lie_over_the_places_that_were_looked_at(make_captioner: MakeCaptioner) -> None:
+    system = make_captioner("show-attend-and-tell", attention=OnePlace)
+    heat = next(axis.images[1] for axis in system.plot(torch.randn(1, 3, 16, 24)).axes if len(axis.images) > 1)
+    values = np.asarray(heat.get_array())
+    assert values.shape == (8, 12)
+    assert np.argwhere(values == values.max()).tolist() == [[0, 7]]
+
+
+def test_without_attention_there_is_nothing_to_draw(make_captioner: MakeCaptioner) -> None:
+    with pytest.raises(ValueError, match="FixedVectorDecoder has no attention, so nothing shows where it looked"):
+        make_captioner("show-and-tell").plot([torch.rand(3, 9, 9)])
+
+
+# What it is made of.
+
+
+def test_it_takes_any_attention(
+    attention: Callable[[int, int], Attention], make_captioner: MakeCaptioner, caption_batch: CaptionBatch
+) -> None:
+    system, some = make_captioner("show-attend-and-tell", attention=attention), caption_batch
+    loss = system.training_step(some, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
+    assert len(system.caption(cast(Tensor, some.images))) == 3
+
+
+def test_the_backbone_learns_at_a_rate_of_its_own(every_captioner: str, make_captioner: MakeCaptioner) -> None:
+    system = make_captioner(every_captioner, layer_decay=0.5)
+    system.optimizers = lambda: None  # type: ignore[method-assign, assignment]
+    optimizer = cast(torch.optim.Optimizer, system.configure_optimizers())
+    backbone = {id(parameter) for parameter in system.network.backbone.parameters()}
+    rates = {
+        (id(parameter) in backbone): group["lr"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert rates[True] == 0.5 * rates[False]
+
+
+def test_a_length_below_one_is_named(make_captioner: MakeCaptioner) -> None:
+    with pytest.raises(ValueError, match="max_length must be 1 or more, got 0"):
+        make_captioner("show-and-tell", max_length=0)
+    with pytest.raises(ValueError, match=r"encoder_depth must be 0 .* or more, got -1"):
+        TransformerCaptionNetwork(9, (16, 16), 3, encoder_depth=-1)
