@@ -298,11 +298,11 @@ def run(rank):
     json.dump(found, open(f"found{rank}.json", "w"))
     torch.distributed.destroy_process_group()
 
-torch.multiprocessing.start_processes(run, nprocs=2, start_method="fork")
+if __name__ == "__main__":
+    torch.multiprocessing.spawn(run, nprocs=2)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
 def test_two_processes_have_the_scores_of_the_whole(tmp_path: Path) -> None:
     hypotheses, references = made_corpus(20, seed=0)
