@@ -1,0 +1,61 @@
+"""The measure of where a captioner looks, on looks that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_blocks import AdditiveAttention
+from benchmarks.digit_attention import measure
+from datamodules import CaptionBatch, DigitGridDataModule
+from datamodules.digit_grids import NUMERALS
+from lightning_modules import Hypothesis, ResNetFeatures, RNNCaptioner, RNNSizes
+
+DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=30)
+
+
+def stub(look: Callable[[Tensor], tuple[int, int]], say: Callable[[str], str] = str) -> RNNCaptioner:
+    """A captioner that says the reference, and looks at what ``look`` makes of the digit's cell; a map of 6 x 8."""
+    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, ResNetFeatures, AdditiveAttention, RNNSizes(8, 16))
+
+    def write(batch: CaptionBatch, **_: object) -> list[list[Hypothesis]]:
+        found = []
+        for [text], name in zip(batch.references, batch.names, strict=True):
+            [tokens] = DATA.target_tokenizer.encode([say(text)])
+            maps, cells = torch.zeros(len(tokens) + 1, 6 * 8), iter(DATA.cells("test")[int(name.split("/")[1])])
+            for place, word in enumerate(DATA.target_tokenizer.tokens(tokens)):
+                if word in NUMERALS:
+                    row, column = look(next(cells))
+                    maps[place, 8 * row + column] = 1.0
+            found.append([Hypothesis([*tokens, DATA.target_tokenizer.eos_id], 0.0, 0.0, maps)])
+        return found
+
+    system.write = write  # type: ignore[method-assign, assignment]
+    return system
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
+    looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
+    assert looks == (1.0, 1.0, 60)
+
+
+def test_other_cells_are_wrong() -> None:
+    looks = measure(stub(lambda cell: (2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4))), DATA)
+    assert looks == (1.0, 0.0, 60)
+
+
+def test_captions_are_exact_or_not() -> None:
+    def first_wrong(text: str) -> str:
+        article, numeral, *rest = text.split()
+        return " ".join([article, "zero" if numeral != "zero" else "one", *rest])
+
+    assert measure(stub(lambda _: (0, 0), first_wrong), DATA).exact == 0.0
+
+
+def test_without_attention_there_is_nothing_to_look_at() -> None:
+    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, sizes=RNNSizes(8, 16))
+    assert measure(system, DATA)[1:] == (None, 0)
