@@ -56,13 +56,16 @@ def measure(system: Captioner, data: DigitGridDataModule) -> Looks:
 
 
 def main() -> None:
-    """Measures one checkpoint on the test images of the recipe."""
+    """Measures one checkpoint on the test images, drawn as the recipe draws them unless told otherwise."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.digit_attention", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="of captioner_digits, or of another captioner"
     )
-    system = Captioner.load_from_checkpoint(parser.parse_args().checkpoint, map_location="cpu")
-    looks = measure(system, DigitGridDataModule())
+    for name, size in (("rows", 4), ("columns", 4), ("cell-size", 16)):
+        parser.add_argument(f"--{name}", type=int, default=size, help=f"of the grid ({size})")
+    options = parser.parse_args()
+    data = DigitGridDataModule(options.rows, options.columns, options.cell_size)
+    looks = measure(Captioner.load_from_checkpoint(options.checkpoint, map_location="cpu"), data)
     print(f"exact: {looks.exact:.2%} of the test images")
     if looks.right is not None:
         print(f"most attended place in the digit's cell: {looks.right:.2%} of {looks.words:,} words")

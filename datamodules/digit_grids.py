@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from datamodules.augmentation import Augmentation
 from datamodules.captioned_images import CaptionedImages, CaptionedImagesDataModule
 from datamodules.classification import Split, stratified_split
 from datamodules.digits import digit_images
@@ -43,6 +44,7 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         batch_size: images in a batch, on each device.
         num_workers: processes that make batches; 0 is fast enough.
         seed: decides what is kept from training, what is drawn, and the order in training.
+        augmentation: transforms of training images, see :func:`augment`; none when left out. Mirrored digits are none.
         transform: the whole way from an image to the network's input, in place of the set's own.
 
     Raises:
@@ -68,6 +70,7 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        augmentation: Sequence[Augmentation] = (),
         transform: ImageTransform | None = None,
     ) -> None:
         if min(rows, columns) < 1 or rows * columns < 2:
@@ -86,6 +89,7 @@ class DigitGridDataModule(CaptionedImagesDataModule):
                 )
         super().__init__(
             transform or ImageTransform((rows * cell_size, columns * cell_size), channels=1, mean=0.04, std=0.16),
+            augmentation,
             tokenizer=Word(),
             batch_size=batch_size,
             num_workers=num_workers,

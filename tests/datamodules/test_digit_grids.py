@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from datamodules import DigitGridDataModule, ImageTransform
+from datamodules import DigitGridDataModule, ImageTransform, RandomShift
 from datamodules.classification import SPLITS, Split
 from datamodules.digit_grids import NUMERALS, DigitGrids
 
@@ -225,3 +225,11 @@ def test_yaml_builds_it() -> None:
     assert isinstance(data, DigitGridDataModule)
     assert data.image_size == (24, 40)
     assert len(data.train_dataloader()) == 5
+
+
+def test_training_images_alone_are_augmented() -> None:
+    sizes: dict[str, Any] = {"cell_size": 8, "train_size": 4, "val_size": 4, "test_size": 4}
+    plain, moved = DigitGridDataModule(**sizes), DigitGridDataModule(**sizes, augmentation=[RandomShift(3)])
+    for split, same in (("train", False), ("val", True), ("test", True)):
+        images = [data.dataset(split)[range(4)].images for data in (plain, moved)]
+        assert torch.equal(*images) is same
