@@ -35,6 +35,7 @@ class GridEmbedding(nn.Module):
         ValueError: ``dropout`` outside [0, 1).
 
     Example:
+        >>> import torch
         >>> GridEmbedding(8, 16, (2, 3))(torch.randn(2, 8, 2, 3)).shape
         torch.Size([2, 6, 16])
     """

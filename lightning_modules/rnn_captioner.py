@@ -44,6 +44,7 @@ class RNNCaptionNetwork(CaptionNetwork):
         Vinyals et al. 2015, "Show and Tell"; Xu et al. 2015, "Show, Attend and Tell".
 
     Example:
+        >>> import torch
         >>> from attention_blocks import AdditiveAttention
         >>> network = RNNCaptionNetwork(12, (32, 32), 1, attention=AdditiveAttention, sizes=RNNSizes(8, 16))
         >>> network(torch.randn(2, 1, 32, 32), torch.tensor([[2, 4, 5], [2, 7, 6]])).shape
