@@ -408,6 +408,8 @@ def small(recipe: dict[str, Any]) -> dict[str, Any]:
     trainer = recipe["trainer"]
     for arguments in (network_of(recipe), network_of(recipe).get("backbone", {}).get("init_args", {})):
         arguments.pop("pretrained", None)  # what is downloaded is no test's business
+    if network_of(recipe).get("dim", 0) >= 512:
+        network_of(recipe)["dim"] = 64
     if "max_steps" in trainer:
         trainer |= {"max_steps": 2, "val_check_interval": 1.0}
         network_of(recipe)["depth"] = 1
