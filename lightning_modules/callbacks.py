@@ -175,7 +175,7 @@ class FreezeBackbone(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Thaws: what is trained next may be everything."""
-        for layer in cast(System, pl_module).layers():
+        for layer in _backbone(pl_module):
             layer.requires_grad_(True)
 
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from attention_blocks.evaluating import evaluating
 from lightning_modules.beam_search import BeamSearch
 from lightning_modules.caption_network import CaptionNetwork
 from lightning_modules.cider import cider_d
 from lightning_modules.rnn_text_decoder import RNNTextDecoder
 from lightning_modules.sampling import Sampling
-from lightning_modules.system import evaluating
 
 if TYPE_CHECKING:
     from datamodules.caption_batch import CaptionBatch

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from attention_blocks.evaluating import evaluating
 from datamodules.caption_batch import CaptionBatch
 from datamodules.image_transform import ImageTransform, RawImage
 from datamodules.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.diversity import DistinctNGrams, VocabularyUse
 from lightning_modules.figures import words_over_image
 from lightning_modules.meteor import METEOR
-from lightning_modules.system import adamw, evaluating
+from lightning_modules.system import adamw
 from lightning_modules.text_decoder import Encoded
 from lightning_modules.text_generator import TextGenerator
 

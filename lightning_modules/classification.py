@@ -14,9 +14,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
+from attention_blocks.evaluating import evaluating
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.figures import log_figure
-from lightning_modules.system import System, adamw, evaluating
+from lightning_modules.system import System, adamw
 
 NetworkFactory = Callable[[int, tuple[int, int], int], nn.Module]
 ImageBatch = tuple[Tensor, Tensor]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from attention_blocks import DecoderLayer, EncoderLayer, FeedForward, MultiHeadAttention
+from attention_blocks.evaluating import evaluating
 from lightning_modules.seq2seq import Seq2Seq
-from lightning_modules.system import System, evaluating
+from lightning_modules.system import System
 from lightning_modules.transformer_seq2seq import TransformerSeq2Seq
 
 # What exported and own outputs may differ by.

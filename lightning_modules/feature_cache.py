@@ -13,10 +13,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from attention_blocks.evaluating import evaluating
 from datamodules.caption_batch import CaptionDataset
 from lightning_modules.callbacks import FreezeBackbone
 from lightning_modules.captioner import Captioner
-from lightning_modules.system import evaluating
 
 
 class CacheFeatures(FreezeBackbone):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.evaluating import evaluating
 from lightning_modules.resnet import SmallResNet
-from lightning_modules.system import evaluating
 from lightning_modules.timm_network import timm_model
 from lightning_modules.vit import VisionTransformer
 

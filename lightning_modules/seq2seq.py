@@ -10,11 +10,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from attention_blocks.evaluating import evaluating
 from datamodules.text_batch import TextBatch
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.figures import alignment
-from lightning_modules.system import adamw, evaluating
+from lightning_modules.system import adamw
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_generator import TextGenerator
 

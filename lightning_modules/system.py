@@ -56,18 +56,6 @@ def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts all parts of a module into evaluation mode, and afterwards each into the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
 class System(LightningModule):
     """Base of every system here: a network, its loss and metrics, its optimiser, and a checkpoint that is whole.
 

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
+from attention_blocks.evaluating import evaluating
 from attention_blocks.kernels import Linear
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier
 from lightning_modules.figures import overlay
 from lightning_modules.rollout import attention_rollout
-from lightning_modules.system import adamw, evaluating
+from lightning_modules.system import adamw
 
 Pool = Literal["token", "mean"]
 

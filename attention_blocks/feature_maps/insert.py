@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from attention_blocks.evaluating import evaluating
 from attention_blocks.feature_maps.ease_in import EaseIn
 
 Place = int | str | type[nn.Module]
@@ -195,7 +195,7 @@ def _record(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size]]:
     own = (pair for pair in model.named_modules() if pair[0] and not pair[0].startswith(_NAME))
     handles = [module.register_forward_hook(partial(note, name)) for name, module in own]
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(images)
     finally:
         for handle in handles:
@@ -212,17 +212,6 @@ def _examples(model: nn.Module) -> Iterator[Tensor]:
     sizes = [tuple(stated)] if stated else [(first.in_channels, side, side) for side in _SIDES_TRIED]
     for size in sizes:
         yield torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _matching(place: Place, model: nn.Module, maps: dict[str, list[torch.Size]], image: torch.Size) -> Iterable[str]:
@@ -250,7 +239,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _make(block: Block, place: str, shape: torch.Size, model: nn.Module) -> Insertion:
     parameter = next(model.parameters(), torch.zeros(()))
     made = block(shape[1]).to(device=parameter.device, dtype=parameter.dtype)
-    with _evaluating(made), torch.no_grad():
+    with evaluating(made), torch.no_grad():
         given = made(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
     if given.shape != shape:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention_blocks import AdditiveAttention, Attention, AttentionOutput, Memory
+from attention_blocks import AdditiveAttention, AttentionOutput, Memory
 from datamodules import CaptionBatch
-from lightning_modules import TransformerCaptionNetwork
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeCaptioner
@@ -170,17 +168,6 @@ def test_without_attention_there_is_nothing_to_draw(make_captioner: MakeCaptione
 # What it is made of.
 
 
-def test_it_takes_any_attention(
-    attention: Callable[[int, int], Attention], make_captioner: MakeCaptioner, caption_batch: CaptionBatch
-) -> None:
-    system, some = make_captioner("show-attend-and-tell", attention=attention), caption_batch
-    loss = system.training_step(some, 0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.isfinite()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
-    assert len(system.caption(cast(Tensor, some.images))) == 3
-
-
 def test_the_backbone_learns_at_a_rate_of_its_own(every_captioner: str, make_captioner: MakeCaptioner) -> None:
     system = make_captioner(every_captioner, layer_decay=0.5)
     system.optimizers = lambda: None  # type: ignore[method-assign, assignment]
@@ -195,5 +182,3 @@ def test_the_backbone_learns_at_a_rate_of_its_own(every_captioner: str, make_cap
 def test_a_length_below_one_is_named(make_captioner: MakeCaptioner) -> None:
     with pytest.raises(ValueError, match="max_length must be 1 or more, got 0"):
         make_captioner("show-and-tell", max_length=0)
-    with pytest.raises(ValueError, match=r"encoder_depth must be 0 .* or more, got -1"):
-        TransformerCaptionNetwork(9, (16, 16), 3, encoder_depth=-1)

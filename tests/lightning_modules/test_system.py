@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from attention_blocks import MultiHeadAttention, RotaryPosition
 from datamodules import ImageTransform
 from lightning_modules import Classifier, System, VisionTransformer, ViTClassifier, WarmupCosine
-from lightning_modules.system import adamw, evaluating, read_checkpoint
+from lightning_modules.system import adamw, read_checkpoint
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeClassifier, MakeLoader, MakeTrainer
@@ -394,14 +394,6 @@ def test_a_failed_load_leaves_nothing_behind(save: Save, make_classifier: MakeCl
 def test_layer_decay_out_of_range(layer_decay: float, make_classifier: MakeClassifier) -> None:
     with pytest.raises(ValueError, match=rf"layer_decay must lie in \(0, 1\], got {layer_decay}"):
         make_classifier(layer_decay=layer_decay)
-
-
-def test_evaluating_gives_each_part_its_mode_back() -> None:
-    module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
-    module[1].eval()
-    with evaluating(module):
-        assert not any(part.training for part in module.modules())
-    assert [part.training for part in module.modules()] == [True, True, False, False]
 
 
 # Training, which is Lightning's.

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from torch import nn
+
+from attention_blocks.evaluating import evaluating
+
+
+def test_evaluating_gives_each_part_its_mode_back() -> None:
+    module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    module[1].eval()
+    with evaluating(module):
+        assert not any(part.training for part in module.modules())
+    assert [part.training for part in module.modules()] == [True, True, False, False]
