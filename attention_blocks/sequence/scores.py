@@ -15,6 +15,9 @@ from attention_blocks.sequence.masks import causal_mask, check_boolean
 _SOUND_ON_CPU = hasattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp")
 # So few queries of each sequence, as there are hypotheses in a beam: below, the fused kernel of CPUs is the slower one.
 _FEW = 8
+# So short a sequence: below, the gradient of the fused kernel of CPUs in bfloat16 is slower than the map's, which has
+# the processor's matrix unit; 5 to 7 times for 24 to 49 places, as fast for 200, slower for more.
+_SHORT = 200
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -81,8 +84,8 @@ def dot_product_attention(
 
     Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
     is computed explicitly, its scores in float32. Both give the same context and gradients. (On CPUs under torch 2.3
-    and 2.4, compiled code and half precision take the explicit path too; and on all CPUs a step of decoding, whose few
-    queries the fused kernel was not made for.)
+    and 2.4, compiled code and half precision take the explicit path too; and on all CPUs what the fused kernel was not
+    made for: a step of decoding, with its few queries, and the training of short sequences in bfloat16.)
 
     Args:
         query: (B, N, T_q, D_k).
@@ -100,7 +103,7 @@ def dot_product_attention(
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query)
+    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query, key)
     if causal and (explicit or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
@@ -133,15 +136,13 @@ def _fused_errs(query: Tensor) -> bool:
     return torch.float16 in (query.dtype, autocast_dtype("cpu"))
 
 
-def _fused_is_slow(query: Tensor) -> bool:
-    return (
-        query.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and query.size(-2) <= _FEW
-        and query.dtype == torch.float32
-        and autocast_dtype("cpu") is None
-    )
+def _fused_is_slow(query: Tensor, key: Tensor) -> bool:
+    if query.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    dtype = autocast_dtype("cpu") or query.dtype
+    if torch.is_grad_enabled():
+        return dtype == torch.bfloat16 and max(query.size(-2), key.size(-2)) <= _SHORT
+    return dtype == torch.float32 and query.size(-2) <= _FEW
 
 
 def single_head_attention(
