@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_blocks import SinCosPosition2d
 from attention_blocks.kernels import Linear
+from attention_blocks.kernels import dropout as dropped_out
 from lightning_modules.image_features import map_size
 from lightning_modules.text_decoder import Encoded, TextDecoder
 
@@ -55,11 +56,12 @@ class GridEmbedding(nn.Module):
         self.norm = nn.LayerNorm(features)
         self.proj = Linear(features, dim)
         self.position = position(dim, grid)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features, rows, columns) to (B, rows · columns, D)."""
-        return self.dropout(self.position(self.proj(self.norm(features.permute(0, 2, 3, 1)))).flatten(1, 2))
+        places = self.position(self.proj(self.norm(features.permute(0, 2, 3, 1)))).flatten(1, 2)
+        return dropped_out(places, self.dropout, self.training)
 
 
 class CaptionNetwork(nn.Module):

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attention_blocks import padding_mask
+from attention_blocks.kernels import dropout
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.rnn_text_decoder import BahdanauDecoder, Cell, RNNSizes, RNNTextDecoder
@@ -61,7 +61,7 @@ class RNNEncoder(nn.Module):
             source: (B, T) int64.
             lengths: (B,), how many places of each row are real; what stands behind them is not read.
         """
-        x = F.dropout(self.embedding(source) * self.embedding.embedding_dim**0.5, self.dropout, self.training)
+        x = dropout(self.embedding(source) * self.embedding.embedding_dim**0.5, self.dropout, self.training)
         # torch wants the lengths on the host, wherever the batch is.
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, last = self.rnn(packed)

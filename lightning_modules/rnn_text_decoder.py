@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memory
-from attention_blocks.kernels import Linear
+from attention_blocks.kernels import Linear, dropout
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
@@ -131,11 +130,11 @@ class RNNTextDecoder(TextDecoder):
     def embed(self, tokens: Tensor) -> Tensor:
         """Token vectors, scaled to a variance of 1 and in training dropped out: (B, T) to (B, T, D)."""
         vectors = self.embedding(tokens) * self.embedding.embedding_dim**0.5
-        return F.dropout(vectors, self.sizes.dropout, self.training)
+        return dropout(vectors, self.sizes.dropout, self.training)
 
     def read_out(self, *parts: Tensor) -> Tensor:
         """What the next token is told from, (B, T, R), of state, context and the like."""
-        return F.dropout(torch.tanh(self.readout(torch.cat(parts, dim=-1))), self.sizes.dropout, self.training)
+        return dropout(torch.tanh(self.readout(torch.cat(parts, dim=-1))), self.sizes.dropout, self.training)
 
     def first_hidden(self, memory: Encoded) -> tuple[Tensor, ...]:
         """The state's components at the start, (B, depth, H) each.

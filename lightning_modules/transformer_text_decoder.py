@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_blocks import (
@@ -18,6 +17,7 @@ from attention_blocks import (
     SinusoidalPosition,
     TransformerDecoder,
 )
+from attention_blocks.kernels import dropout
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map
 
@@ -42,18 +42,18 @@ class TransformerMemory(NamedTuple):
 TIDY_EVERY = 6
 
 
-def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, dropout: float, *, offset: int = 0) -> Tensor:
+def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, share: float, *, offset: int = 0) -> Tensor:
     """The paper's input: token vectors times the square root of D, positions added, dropout.
 
     Args:
         tokens: (B, T) int64.
         table: the token vectors, (V, D).
         position: adds the positions.
-        dropout: share dropped.
+        share: of the features that is dropped.
         offset: position of the first token.
     """
     x = position(table(tokens) * table.embedding_dim**0.5, offset=offset)
-    return F.dropout(x, dropout) if dropout else x
+    return dropout(x, share)
 
 
 def xavier(layers: nn.Module) -> None:

@@ -2,7 +2,17 @@
 
 from attention_blocks.kernels.attention_pool import attention_pool
 from attention_blocks.kernels.autocast import autocast_dtype
-from attention_blocks.kernels.eager import runs_as_it_stands
+from attention_blocks.kernels.dropout import dropout
+from attention_blocks.kernels.eager import is_watched, runs_as_it_stands
 from attention_blocks.kernels.linear import Linear, linear, packed
 
-__all__ = ["Linear", "attention_pool", "autocast_dtype", "linear", "packed", "runs_as_it_stands"]
+__all__ = [
+    "Linear",
+    "attention_pool",
+    "autocast_dtype",
+    "dropout",
+    "is_watched",
+    "linear",
+    "packed",
+    "runs_as_it_stands",
+]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention_blocks.kernels import autocast_dtype
+from attention_blocks.kernels import dropout as dropped_out
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
 
@@ -85,7 +86,7 @@ def dot_product_attention(
     Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
     is computed explicitly, its scores in float32. Both give the same context and gradients. (On CPUs under torch 2.3
     and 2.4, compiled code and half precision take the explicit path too; and on all CPUs what the fused kernel was not
-    made for: a step of decoding, with its few queries, and the training of short sequences in bfloat16.)
+    made for: a step of decoding, with its few queries, dropout, and the training of short sequences in bfloat16.)
 
     Args:
         query: (B, N, T_q, D_k).
@@ -103,7 +104,7 @@ def dot_product_attention(
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query, key)
+    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query, key, dropout)
     if causal and (explicit or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
@@ -113,7 +114,7 @@ def dot_product_attention(
             wide = torch.promote_types(query.dtype, torch.float32)
             scores = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
             weights = masked_softmax(scores if score_bias is None else scores + score_bias, mask)
-        context = F.dropout(weights, dropout).to(value.dtype) @ value
+        context = dropped_out(weights, dropout).to(value.dtype) @ value
         return AttentionOutput(context, weights if need_weights else None)
     empty = None
     if mask is not None:
@@ -136,9 +137,11 @@ def _fused_errs(query: Tensor) -> bool:
     return torch.float16 in (query.dtype, autocast_dtype("cpu"))
 
 
-def _fused_is_slow(query: Tensor, key: Tensor) -> bool:
+def _fused_is_slow(query: Tensor, key: Tensor, dropout: float) -> bool:
     if query.device.type != "cpu" or torch.compiler.is_compiling():
         return False
+    if dropout:  # which the kernel has not on CPUs: it would hold the map too, and draw its mask slowly
+        return True
     dtype = autocast_dtype("cpu") or query.dtype
     if torch.is_grad_enabled():
         return dtype == torch.bfloat16 and max(query.size(-2), key.size(-2)) <= _SHORT

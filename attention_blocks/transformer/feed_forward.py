@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear, linear
+from attention_blocks.kernels import Linear, dropout, linear
 
 
 class FeedForward(nn.Module):
@@ -70,9 +69,7 @@ class FeedForward(nn.Module):
             hidden = self.activation(self.up_proj(x))
         else:
             hidden = linear(x, self.up_proj.weight, self.up_proj.bias, activation=kind)
-        if self.training and self.dropout:
-            hidden = F.dropout(hidden, self.dropout)
-        return self.down_proj(hidden)
+        return self.down_proj(dropout(hidden, self.dropout, self.training))
 
     def _kind(self) -> Literal["relu", "gelu"] | None:
         """The activation, where it can be applied together with the map before it, and nobody else has a say in it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_blocks.kernels import dropout
 from attention_blocks.transformer.drop_path import DropPath
 from attention_blocks.transformer.layer_scale import LayerScale
 
@@ -60,8 +60,7 @@ class Residual(nn.Module):
         Returns:
             (B, T, D).
         """
-        if self.training and self.dropout:
-            branch = F.dropout(branch, self.dropout)
+        branch = dropout(branch, self.dropout, self.training)
         if self.scale is not None:
             branch = self.scale(branch)
         if self.drop_path is not None:

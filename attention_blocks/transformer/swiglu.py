@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear
+from attention_blocks.kernels import Linear, dropout
 
 
 class SwiGLU(nn.Module):
@@ -60,9 +60,7 @@ class SwiGLU(nn.Module):
             (..., D).
         """
         hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)
-        if self.training and self.dropout:
-            hidden = F.dropout(hidden, self.dropout)
-        return self.down_proj(hidden)
+        return self.down_proj(dropout(hidden, self.dropout, self.training))
 
     def extra_repr(self) -> str:
         """Names the dropout in the printed module."""

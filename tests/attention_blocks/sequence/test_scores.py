@@ -16,6 +16,20 @@ quickly = settings(max_examples=60, deadline=None, derandomize=True)
 both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
 
 
+@pytest.fixture
+def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows with each call of torch's kernel."""
+    kernel: Callable[..., Tensor] = F.scaled_dot_product_attention
+    calls: list[object] = []
+
+    def recorder(*arguments: Tensor | float | None, **options: object) -> Tensor:
+        calls.append(arguments)
+        return kernel(*arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorder)
+    return calls
+
+
 def softmax(scores: list[float], mask: list[bool]) -> list[float]:
     """exp over the sum of exps, of what the mask leaves."""
     highest = max((score for score, is_open in zip(scores, mask, strict=True) if is_open), default=0.0)
@@ -157,21 +171,15 @@ def test_scores_are_safe_in_low_precision(need_weights: bool, dtype: torch.dtype
 @pytest.mark.filterwarnings("ignore:.*autocast_cpu.*deprecated")
 @pytest.mark.parametrize("use", ["halves", "autocast", "compiled"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_fused_kernel_is_kept_from_what_it_errs_at(use: str, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_kernel_is_kept_from_what_it_errs_at(
+    use: str, causal: bool, monkeypatch: pytest.MonkeyPatch, fused_calls: list[object]
+) -> None:
     """On CPUs under torch 2.3 and 2.4; newer ones are made to believe that they are as old."""
     query, key, value = (torch.randn(2, 3, t, 8) for t in (4, 6, 6))
     wanted, _ = attention(query, key, value, causal_mask(4, 6) if causal else None, None, 8**-0.5)
-    kernel: Callable[..., Tensor] = F.scaled_dot_product_attention
-    calls = []
-
-    def recorder(*arguments: Tensor | float | None, **options: object) -> Tensor:
-        calls.append(arguments)
-        return kernel(*arguments, **options)
-
     monkeypatch.setattr(module, "_SOUND_ON_CPU", False)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recorder)
     torch.testing.assert_close(dot_product_attention(query, key, value, causal=causal).context, wanted.float())
-    assert len(calls) == 1
+    assert len(fused_calls) == 1
     torch._dynamo.reset()
     run: Callable[..., AttentionOutput] = partial(dot_product_attention, causal=causal)
     if use == "compiled":
@@ -180,7 +188,7 @@ def test_the_fused_kernel_is_kept_from_what_it_errs_at(use: str, causal: bool, m
         query, key, value = query.half(), key.half(), value.half()
     with torch.autocast("cpu", torch.float16, enabled=use == "autocast"):
         found = run(query, key, value)
-    assert len(calls) == 1
+    assert len(fused_calls) == 1
     assert found.weights is None
     assert found.context.dtype == (torch.float32 if use == "compiled" else torch.float16)
     torch.testing.assert_close(found.context.double(), wanted, rtol=0, atol=1e-5 if use == "compiled" else 1e-2)
@@ -215,3 +223,38 @@ def test_refuses_a_mask_of_numbers(need_weights: bool) -> None:
         dot_product_attention(query, query, query, torch.zeros(2, 2), need_weights=need_weights)
     with pytest.raises(TypeError, match=r"mask must be boolean .* got torch.int64"):
         masked_softmax(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("queries", "keys", "fused"), [(3, 5, 0), (200, 200, 0), (3, 201, 1), (201, 3, 1)])
+def test_bfloat16_is_trained_by_what_is_faster(
+    queries: int, keys: int, fused: int, autocast: bool, fused_calls: list[object]
+) -> None:
+    mask = torch.rand(2, 1, queries, keys) > 0.2
+    upstream = torch.randn(2, 3, queries, 16).bfloat16()
+    shapes = [(2, 3, places, 16) for places in (queries, keys, keys)]
+    query, key, value = (torch.randn(shape).bfloat16().double().requires_grad_() for shape in shapes)
+    context = dot_product_attention(query, key, value, mask).context
+    wanted = torch.autograd.grad(context, (query, key, value), upstream.double())
+    fused_calls.clear()
+    dtype = torch.float32 if autocast else torch.bfloat16
+    query, key, value = (x.detach().to(dtype).requires_grad_() for x in (query, key, value))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        context = dot_product_attention(query, key, value, mask).context
+    found = torch.autograd.grad(context, (query, key, value), upstream.to(context.dtype))
+    assert len(fused_calls) == fused
+    for rounded, exact in zip(found, wanted, strict=True):
+        assert (rounded.double() - exact).norm() < 0.01 * exact.norm()
+
+
+def test_dropout_drops_weights_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 4, 8)
+    weights = dot_product_attention(query, key, key, need_weights=True).weights
+    assert weights is not None
+    # With the unit vectors as values, the context is the weights.
+    many = dot_product_attention(
+        query.expand(20_000, 1, 1, 8), key.expand(20_000, 1, 4, 8), torch.eye(4).expand(20_000, 1, 4, 4), dropout=0.3
+    ).context
+    torch.testing.assert_close((many == 0).float().mean(0), torch.full((1, 1, 4), 0.3), rtol=0, atol=0.02)
+    torch.testing.assert_close(many.mean(0), weights[0], rtol=0.05, atol=0)
