@@ -19,7 +19,7 @@ from lightning_modules.transformer_seq2seq import TransformerTranslator
 DIM, DEPTH, HEADS, INNER, VOCABULARY = 256, 3, 4, 1024, 10_000
 BATCH, LENGTH = 64, 24
 # Share dropped, and whether linear maps and attention are in bfloat16 (mixed precision).
-CASES = [(0.0, False), (0.1, False), (0.0, True)]
+CASES = [(0.0, False), (0.1, False), (0.0, True), (0.1, True)]
 
 
 class TorchTransformer(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -35,28 +34,33 @@ class _LinearCrossEntropy(Function):
         wanted = any(ctx.needs_input_grad[:3])
         loss = features.new_zeros((), dtype=torch.float32)
         grads = [torch.zeros_like(features), torch.zeros_like(weight), weight.new_zeros(vocabulary)] if wanted else []
+        # All parts are made where the first was: new memory costs a CPU more than the products that fill it.
+        logits = features.new_empty(min(rows, len(labels)), vocabulary)
+        lower = torch.finfo(logits.dtype).bits < 32
+        wide = logits.float() if lower else logits
         for start in range(0, len(labels), rows):
             x, label = features[start : start + rows], labels[start : start + rows, None]
-            logits = F.linear(x, weight, bias)
-            lower = torch.finfo(logits.dtype).bits < 32
-            logits = logits.float() if lower else logits
-            top = logits.amax(dim=1, keepdim=True)
-            right = logits.gather(1, label)
-            everything = logits.sum(dim=1, keepdim=True) if smoothing else None
-            share = logits.sub_(top).exp_()
-            total = share.sum(dim=1, keepdim=True)
-            normaliser = top + total.log()
-            loss += ((1.0 - smoothing) * (normaliser - right)).sum().float()
-            if everything is not None:
-                loss += (smoothing * (normaliser - everything / vocabulary)).sum().float()
+            part, share = logits[: len(x)], wide[: len(x)]
+            if bias is None:
+                torch.mm(x, weight.t(), out=part)
+            else:
+                torch.addmm(bias, x, weight.t(), out=part)
+            if lower:
+                share.copy_(part)
+            # In place: each logit is written once, after all of its row were read.
+            torch.ops.aten._log_softmax.out(share, 1, False, out=share)
+            loss -= ((1.0 - smoothing) * share.gather(1, label).sum()).float()
+            if smoothing:
+                loss -= (smoothing / vocabulary * share.sum()).float()
             if wanted:
                 # d loss / d logits: the probabilities less the smoothed target.
-                share.div_(total).sub_(smoothing / vocabulary)
-                share.scatter_add_(1, label, torch.full_like(right, smoothing - 1.0))
-                share = share.to(features.dtype)
-                torch.mm(share, weight, out=grads[0][start : start + rows])
-                grads[1].addmm_(share.t(), x)
-                grads[2].add_(share.sum(dim=0))
+                share.exp_().sub_(smoothing / vocabulary)
+                share.scatter_add_(1, label, torch.full_like(label, smoothing - 1.0, dtype=share.dtype))
+                if lower:
+                    part.copy_(share)
+                torch.mm(part, weight, out=grads[0][start : start + rows])
+                grads[1].addmm_(part.t(), x)
+                grads[2].add_(part.sum(dim=0))
         ctx.save_for_backward(*grads)
         return loss
 
