@@ -1,5 +1,6 @@
 """What is computed otherwise where the hardware is better served that way; nothing here changes a result."""
 
+from attention_blocks.kernels.additive_scores import additive_scores, plain_scores
 from attention_blocks.kernels.attention_pool import attention_pool
 from attention_blocks.kernels.autocast import autocast_dtype
 from attention_blocks.kernels.dropout import dropout
@@ -8,11 +9,13 @@ from attention_blocks.kernels.linear import Linear, linear, packed
 
 __all__ = [
     "Linear",
+    "additive_scores",
     "attention_pool",
     "autocast_dtype",
     "dropout",
     "is_watched",
     "linear",
     "packed",
+    "plain_scores",
     "runs_as_it_stands",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from attention_blocks.kernels import Linear
+from attention_blocks.kernels import Linear, additive_scores, plain_scores
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
 from attention_blocks.sequence.scores import masked_softmax
@@ -18,7 +17,8 @@ class AdditiveAttention(Attention):
 
         score(q, k) = v · tanh(W q + U k)
 
-    ``U k`` is computed once a sequence, in :meth:`project`. Memory is O(B · T_q · T_k · hidden_dim).
+    ``U k`` is computed once a sequence, in :meth:`project`. Without weights the hidden layer of all pairs is never held
+    in memory, see :func:`~attention_blocks.kernels.additive_scores`; with them it is.
 
     Args:
         query_dim: D_q.
@@ -65,7 +65,7 @@ class AdditiveAttention(Attention):
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
-        hidden = torch.tanh(self.query_proj(query).unsqueeze(2) + memory.key.unsqueeze(1))
-        weights = masked_softmax(self.score_proj(hidden).squeeze(-1), mask)
+        score = plain_scores if need_weights else additive_scores
+        weights = masked_softmax(score(self.query_proj(query), memory.key, self.score_proj.weight), mask)
         context = weights.to(memory.value.dtype) @ memory.value
         return AttentionOutput(context, weights if need_weights else None)
