@@ -58,14 +58,16 @@ class CacheFeatures(FreezeBackbone):
         if dataset.augmentation:
             raise ValueError("CacheFeatures keeps one look at each image, so give the data augmentation=[]")
         backbone = pl_module.network.backbone
-        path = self.folder / f"features-{weights_key(backbone, dataset.content_key())}.npy"
+        # A place's features lie side by side, as whoever reads them place by place wants them, and no copy turns them.
+        path = self.folder / f"features-{weights_key(backbone, dataset.content_key(), 'features last')}.npy"
         if trainer.local_rank == 0 and not path.is_file():
             with evaluating(backbone), torch.inference_mode():
                 batches = dataset.image_batches(self.batch_size)
-                write_rows(path, (backbone(images.to(pl_module.device)) for images in batches), len(dataset.names))
+                maps = (backbone(images.to(pl_module.device)).permute(0, 2, 3, 1) for images in batches)
+                write_rows(path, maps, len(dataset.names))
         trainer.strategy.barrier()
         # Copy on write, since torch knows no tensors that cannot be written to.
-        dataset.features = torch.from_numpy(np.load(path, mmap_mode="c"))
+        dataset.features = torch.from_numpy(np.load(path, mmap_mode="c")).permute(0, 3, 1, 2)
 
 
 def weights_key(module: nn.Module, *more: str) -> str:

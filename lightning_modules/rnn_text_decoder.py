@@ -151,10 +151,23 @@ class RNNTextDecoder(TextDecoder):
 
     def run(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The recurrent network over (B, T, …): outputs (B, T, H), and the state's components after them."""
+        if x.size(1) == 1 and isinstance(self.rnn, nn.LSTM) and x.device.type == "cpu":
+            return self._lstm_step(x, hidden)
         # torch wants layers first, a beam wants rows first.
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in hidden)
         outputs, after = self.rnn(x, layers_first if len(layers_first) > 1 else layers_first[0])
         return outputs, tuple(part.transpose(0, 1) for part in (after if isinstance(after, tuple) else (after,)))
+
+    def _lstm_step(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One place, by the cell itself: what torch has for whole sequences takes twice as long to train on CPUs."""
+        inputs, states = x.squeeze(1), []
+        for layer, weights in enumerate(self.rnn.all_weights):
+            if layer:
+                inputs = dropout(inputs, self.rnn.dropout, self.training)
+            state = torch.lstm_cell(inputs, [part[:, layer] for part in hidden], *weights)
+            inputs = state[0]
+            states.append(state)
+        return inputs.unsqueeze(1), tuple(torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
 
     def forward(self, tokens: Tensor, memory: Encoded, sampling: float = 0.0) -> Tensor:
         """See :meth:`TextDecoder.forward`.

@@ -53,6 +53,7 @@ def test_batches_carry_what_the_backbone_makes_of_their_images(tmp_path: Path, m
     assert batch.images is None
     assert batch.features is not None
     torch.testing.assert_close(batch.features, system.eval().network.backbone(plain.images))
+    assert batch.features.permute(0, 2, 3, 1).is_contiguous()
     assert data.dataset("val")[[0]].features is None
 
 

@@ -334,6 +334,33 @@ def test_dropout_is_for_training_only(make: Callable[..., RNNTextDecoder]) -> No
 # Parts and errors.
 
 
+@every_cell
+@pytest.mark.parametrize("depth", [1, 3])
+def test_one_place_is_torchs_network_gradients_too(cell: Cell, depth: int) -> None:
+    """On CPUs a single place goes another way than a sequence."""
+    decoder = drawn(FixedVectorDecoder(V, 4, F_, RNNSizes(D, H, cell, depth), every_step=False))
+    x = torch.randn(B, 1, D, dtype=torch.float64)
+    hidden = torch.randn(decoder.sizes.components, depth, B, H, dtype=torch.float64)
+    outputs, after = decoder.rnn(x, tuple(hidden) if cell == "lstm" else hidden[0])
+    wanted = [outputs, *(part.transpose(0, 1) for part in (after if cell == "lstm" else (after,)))]
+    found_outputs, found_after = decoder.run(x, tuple(part.transpose(0, 1) for part in hidden))
+    found = [found_outputs, *found_after]
+    torch.testing.assert_close(found, wanted)
+    weights = list(decoder.rnn.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad([each.sin().sum() for each in found], weights),
+        torch.autograd.grad([each.sin().sum() for each in wanted], weights),
+    )
+
+
+def test_dropout_between_layers_is_there_at_one_place_too() -> None:
+    decoder = drawn(FixedVectorDecoder(V, 4, F_, RNNSizes(D, H, "lstm", 2, dropout=0.5), every_step=False))
+    x, hidden = torch.randn(B, 1, D, dtype=torch.float64), (torch.zeros(B, 2, H, dtype=torch.float64),) * 2
+    still, moved = decoder.run(x, hidden)[1], decoder.train().run(x, hidden)[1]
+    torch.testing.assert_close(moved[0][:, 0], still[0][:, 0])  # below it
+    assert not torch.allclose(moved[0][:, 1], still[0][:, 1])
+
+
 def test_a_map_of_heads_becomes_their_mean() -> None:
     heads = torch.rand(2, 4, 3, 5)
     torch.testing.assert_close(mean_map(heads), sum(heads.unbind(1)) / 4)
