@@ -18,6 +18,7 @@ SUBJECTS = (
     "seq2seq_speed",
     "decode_speed",
     "caption_speed",
+    "feature_cache_speed",
     "loader_speed",
     "import_time",
 )
