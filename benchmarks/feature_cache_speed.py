@@ -27,17 +27,18 @@ def measure(quick: bool) -> Table:
     table = Table("captioner", "precision", "kept over computed, steps a second", "seconds a step, computed")
     tokenizer = Word().train(str(number) for number in range(VOCABULARY) for _ in range(2))
     backbone = partial(TimmFeatures, name="tf_efficientnet_lite0")
+    transform = ImageTransform(64 if quick else 224)
     sizes = RNNSizes(256, 512, cell="lstm", dropout=0.5)
     systems: dict[str, Captioner] = {
         "RNN, additive attention": RNNCaptioner(
-            tokenizer, ImageTransform(224), backbone, attention=AdditiveAttention, sizes=sizes
+            tokenizer, transform, backbone, attention=AdditiveAttention, sizes=sizes
         ),
         "Transformer": TransformerCaptioner(
-            tokenizer, ImageTransform(224), partial(TransformerCaptionNetwork, backbone=backbone, dropout=0.3)
+            tokenizer, transform, partial(TransformerCaptionNetwork, backbone=backbone, dropout=0.3)
         ),
     }
     count = 2 if quick else CAPTIONS
-    images = torch.randn(count, 3, 224, 224)
+    images = torch.randn(count, 3, *transform.image_size)
     captions = torch.randint(4, VOCABULARY, (count, WORDS))
     for name, system in systems.items():
         with torch.no_grad():
