@@ -26,7 +26,7 @@ def measure(quick: bool) -> Table:
     """Goal: 1.1 or more, never under 1.0."""
     table = Table("model", "pixels", "precision", "inference, ours over timm", "training, ours over timm", "difference")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, side, patch, batch in CASES[:1] if quick else CASES:
+    for name, side, patch, batch in [(*CASES[0][:3], 4)] if quick else CASES:
         theirs = timm.create_model(name, img_size=side, patch_size=patch, num_classes=100).to(device)
         ours = network_like(theirs)(100, (side, side), 3).to(device)
         ours.load_state_dict(renamed_state(theirs))
