@@ -10,6 +10,7 @@ from rich.table import Table
 
 from attention_blocks import AdditiveAttention
 from benchmarks.timing import ratio, take_turns
+from benchmarks.training import training_step
 from datamodules.caption_batch import CaptionBatch
 from datamodules.image_transform import ImageTransform
 from datamodules.tokenizer_trainers import Word
@@ -60,15 +61,6 @@ def measure(quick: bool) -> Table:
 
 def stepper(system: Captioner, batch: CaptionBatch, mixed: bool) -> Callable[[], None]:
     """A step of training of all but the backbone, as :class:`FreezeBackbone` has it."""
-    system.train()
-    system.network.backbone.requires_grad_(False).eval()
+    system.train().network.backbone.requires_grad_(False).eval()
     optimizer = torch.optim.AdamW([each for each in system.parameters() if each.requires_grad], lr=1e-5)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = system.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return run
+    return training_step(lambda: system.loss(batch), optimizer, mixed=mixed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attention_blocks import SinusoidalPosition
 from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
+from benchmarks.training import training_step
 from lightning_modules.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.marian import network_like, renamed_state
 from lightning_modules.transformer_seq2seq import TransformerTranslator
@@ -47,7 +48,10 @@ def measure(quick: bool) -> Table:
         losses = candidates(dropout, 4 if quick else BATCH)
         with torch.no_grad():
             difference = (losses["ours"]() - losses["hf"]()).item()
-        steps = {name: step(loss, mixed) for name, loss in losses.items()}
+        steps = {
+            name: training_step(loss.train(), torch.optim.AdamW(loss.parameters(), lr=1e-4), mixed=mixed)
+            for name, loss in losses.items()
+        }
         seconds = take_turns(steps, 3 if quick else 15)
         row = [str(ratio(seconds[name], seconds["ours"])) for name in ("hf", "torch", "x")]
         same = "" if dropout else f"{difference:.1e}"
@@ -121,18 +125,3 @@ class Loss(nn.Module):
     def forward(self) -> Tensor:
         """The loss."""
         return self._loss()
-
-
-def step(loss: nn.Module, mixed: bool) -> Callable[[], None]:
-    """A step of training, as a Trainer makes it."""
-    optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-4)
-    loss.train()
-
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            value = loss()
-        value.backward()
-        optimizer.step()
-
-    return run

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.timing import ratio, take_turns
+from benchmarks.training import training_step
 from lightning_modules.timm_weights import network_like, renamed_state
 
 # Model, side of the image, side of a patch, images a batch.
@@ -35,12 +36,10 @@ def measure(quick: bool) -> Table:
         with torch.inference_mode():
             difference = (ours.eval()(images) - theirs.eval()(images)).abs().max().item()
         rounds = 3 if quick else 15
+        models = {"timm": theirs, "ours": ours}
         for mixed in (False, True):
-            cast = torch.autocast(device, torch.bfloat16, enabled=mixed)
-            inference = take_turns({n: inferer(m, images, cast) for n, m in (("timm", theirs), ("ours", ours))}, rounds)
-            training = take_turns(
-                {n: trainer(m, images, labels, cast) for n, m in (("timm", theirs), ("ours", ours))}, rounds
-            )
+            inference = take_turns({each: inferer(models[each], images, mixed) for each in models}, rounds)
+            training = take_turns({each: trainer(models[each], images, labels, mixed) for each in models}, rounds)
             table.add_row(
                 name,
                 f"{side}, patch {patch}",
@@ -52,28 +51,20 @@ def measure(quick: bool) -> Table:
     return table
 
 
-def inferer(model: nn.Module, images: Tensor, cast: torch.autocast) -> Callable[[], object]:
+def inferer(model: nn.Module, images: Tensor, mixed: bool) -> Callable[[], object]:
     """Logits of a batch."""
 
     def infer() -> None:
-        with torch.inference_mode(), cast:
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
             model.eval()(images)
 
     return infer
 
 
-def trainer(model: nn.Module, images: Tensor, labels: Tensor, cast: torch.autocast) -> Callable[[], object]:
+def trainer(model: nn.Module, images: Tensor, labels: Tensor, mixed: bool) -> Callable[[], object]:
     """Forward, backward and an optimiser step."""
     try:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     except RuntimeError:  # torch 2.3 has no fused step for CPUs
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-
-    def train() -> None:
-        optimizer.zero_grad()
-        with cast:
-            loss = F.cross_entropy(model.train()(images), labels)
-        torch.autograd.backward(loss)
-        optimizer.step()
-
-    return train
+    return training_step(lambda: F.cross_entropy(model.train()(images), labels), optimizer, mixed=mixed)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from attention_blocks import SinCosPosition2d
-from attention_blocks.kernels import Linear
-from attention_blocks.kernels import dropout as dropped_out
+from attention_blocks.kernels import Linear, dropout
 from lightning_modules.image_features import map_size
 from lightning_modules.text_decoder import Encoded, TextDecoder
 
@@ -61,7 +60,7 @@ class GridEmbedding(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, features, rows, columns) to (B, rows · columns, D)."""
         places = self.position(self.proj(self.norm(features.permute(0, 2, 3, 1)))).flatten(1, 2)
-        return dropped_out(places, self.dropout, self.training)
+        return dropout(places, self.dropout, self.training)
 
 
 class CaptionNetwork(nn.Module):

@@ -37,7 +37,7 @@ class _LinearCrossEntropy(Function):
         # All parts are made where the first was: new memory costs a CPU more than the products that fill it.
         logits = features.new_empty(min(rows, len(labels)), vocabulary)
         lower = torch.finfo(logits.dtype).bits < 32
-        wide = logits.float() if lower else logits
+        wide = torch.empty_like(logits, dtype=torch.float32) if lower else logits
         for start in range(0, len(labels), rows):
             x, label = features[start : start + rows], labels[start : start + rows, None]
             part, share = logits[: len(x)], wide[: len(x)]
@@ -54,7 +54,9 @@ class _LinearCrossEntropy(Function):
                 loss -= (smoothing / vocabulary * share.sum()).float()
             if wanted:
                 # d loss / d logits: the probabilities less the smoothed target.
-                share.exp_().sub_(smoothing / vocabulary)
+                share.exp_()
+                if smoothing:
+                    share.sub_(smoothing / vocabulary)
                 share.scatter_add_(1, label, torch.full_like(label, smoothing - 1.0, dtype=share.dtype))
                 if lower:
                     part.copy_(share)

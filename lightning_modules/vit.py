@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
 from attention_blocks.evaluating import evaluating
-from attention_blocks.kernels import Linear, autocast_dtype
+from attention_blocks.kernels import Linear, runs_as_it_stands
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier
 from lightning_modules.figures import overlay
@@ -208,11 +208,11 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
-        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        # Under autocast the weights would be cast anew for each part.
+        if not (self.training or torch.is_grad_enabled()) and runs_as_it_stands(images):
             rows, columns = images.size(-2) // self.patch_size[0], images.size(-1) // self.patch_size[1]
             part = max(1, CPU_TOKENS // max(1, rows * columns))
-            # Autocast would cast the weights anew for each part.
-            if images.device.type == "cpu" and len(images) > part and autocast_dtype("cpu") is None:
+            if images.device.type == "cpu" and len(images) > part:
                 return torch.cat([self._logits(some) for some in torch.split(images, part)])
         return self._logits(images)
 

@@ -15,7 +15,7 @@ CPU_CHUNK, CHUNK = 2**20, 2**26
 
 
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """V · tanh(q + k) of every query with every key, some queries at a time.
+    """Scores v · tanh(q + k) of every query with every key, some queries at a time.
 
     The hidden layer of all pairs would be B · T_q · T_k · hidden_dim numbers, several times over with its gradients;
     here a part of it is made, used and overwritten, and made again for the gradients. For many queries that is two to

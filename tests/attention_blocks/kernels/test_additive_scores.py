@@ -63,8 +63,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
 
 
 def test_halves_are_summed_widely() -> None:
-    exact = inputs(4, 300, 6, 8)
-    rounded = [each.detach().bfloat16().requires_grad_() for each in exact]
+    rounded = inputs(4, 300, 6, 8, dtype=torch.bfloat16)
     upstream = torch.rand(4, 300, 6).bfloat16()
     wanted = torch.autograd.grad(bahdanau(*(each.double() for each in rounded)), rounded, upstream.double())
     found = torch.autograd.grad(additive_scores(*rounded), rounded, upstream)
