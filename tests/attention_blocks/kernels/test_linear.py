@@ -23,16 +23,21 @@ pytestmark = pytest.mark.skipif(not _AVAILABLE, reason="this torch was built wit
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every product goes to oneDNN, however small, and is counted."""
+    """Every product goes to oneDNN, however small, and is counted; so is one with a packed weight elsewhere."""
     counted: list[str] = []
-    onednn = module._onednn
 
-    def counting(*arguments: Tensor) -> Tensor:
-        counted.append("onednn")
-        return onednn(*arguments)
+    def counting(name: str) -> Callable[..., Tensor]:
+        product: Callable[..., Tensor] = getattr(module, f"_{name}")
+
+        def counted_product(*arguments: Tensor) -> Tensor:
+            counted.append(name)
+            return product(*arguments)
+
+        return counted_product
 
     monkeypatch.setattr(module, "WORTHWHILE", 0)
-    monkeypatch.setattr(module, "_onednn", counting)
+    for name in ("onednn", "transposed"):
+        monkeypatch.setattr(module, f"_{name}", counting(name))
     return counted
 
 
@@ -167,18 +172,30 @@ def test_hooks_of_a_feed_forward_network_are_called() -> None:
     features=st.integers(1, 40),
     outputs=st.integers(1, 40),
     bias=st.booleans(),
+    activation=st.sampled_from([None, "relu", "gelu"]),
+    intel=st.booleans(),
 )
-def test_packed_weights_give_the_same(lead: list[int], features: int, outputs: int, bias: bool) -> None:
+def test_packed_weights_give_the_same(
+    lead: list[int], features: int, outputs: int, bias: bool, activation: Activation | None, intel: bool
+) -> None:
     block, x = Linear(features, outputs, bias=bias), torch.randn(*lead, features)
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode(), packed(nn.Sequential(block)):
+    wanted = ACTIVATIONS[activation](F.linear(x, block.weight, block.bias))
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(module, "WORTHWHILE_PACKED", 0)
-        torch.testing.assert_close(block(x), F.linear(x, block.weight, block.bias), atol=1e-5, rtol=1e-4)
+        patch.setattr(module, "_MKL_IS_AT_HOME", intel)
+        with packed(nn.Sequential(block)):
+            found = linear(x, block.weight, block.bias, activation=activation)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_are_packed_within_the_context_only(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("intel", "name"), [(False, "onednn"), (True, "transposed")])
+def test_weights_are_packed_within_the_context_only(
+    intel: bool, name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rest counts by the size of unpacked products, here out of reach."""
     monkeypatch.setattr(module, "WORTHWHILE", 2**60)
     monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
+    monkeypatch.setattr(module, "_MKL_IS_AT_HOME", intel)
     inside, other, x = Linear(5, 7), Linear(5, 7), torch.randn(3, 5)
     with torch.no_grad():
         with packed(inside):
@@ -195,7 +212,7 @@ def test_weights_are_packed_within_the_context_only(calls: list[str], monkeypatc
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(inside, x).result()
         inside(x)
-    assert len(calls) == 3
+    assert calls == [name] * 3
 
 
 def test_an_error_leaves_no_packed_weights(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
