@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memory
-from attention_blocks.kernels import Linear, dropout
+from attention_blocks.kernels import Linear, dropout, unrolled
 from lightning_modules.generation import DecodingState, StepOutput
+from lightning_modules.recurrent_cells import recurrent_step
 from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -151,23 +152,13 @@ class RNNTextDecoder(TextDecoder):
 
     def run(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The recurrent network over (B, T, …): outputs (B, T, H), and the state's components after them."""
-        if x.size(1) == 1 and isinstance(self.rnn, nn.LSTM) and x.device.type == "cpu":
-            return self._lstm_step(x, hidden)
+        if x.size(1) == 1 and x.device.type == "cpu":
+            output, after = recurrent_step(self.rnn, x.squeeze(1), hidden)
+            return output.unsqueeze(1), after
         # torch wants layers first, a beam wants rows first.
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in hidden)
-        outputs, after = self.rnn(x, layers_first if len(layers_first) > 1 else layers_first[0])
-        return outputs, tuple(part.transpose(0, 1) for part in (after if isinstance(after, tuple) else (after,)))
-
-    def _lstm_step(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One place, by the cell itself: what torch has for whole sequences takes twice as long to train on CPUs."""
-        inputs, states = x.squeeze(1), []
-        for layer, weights in enumerate(self.rnn.all_weights):
-            if layer:
-                inputs = dropout(inputs, self.rnn.dropout, self.training)
-            state = torch.lstm_cell(inputs, [part[:, layer] for part in hidden], *weights)
-            inputs = state[0]
-            states.append(state)
-        return inputs.unsqueeze(1), tuple(torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
+        outputs, last = self.rnn(x, layers_first if len(layers_first) > 1 else layers_first[0])
+        return outputs, tuple(part.transpose(0, 1) for part in (last if isinstance(last, tuple) else (last,)))
 
     def forward(self, tokens: Tensor, memory: Encoded, sampling: float = 0.0) -> Tensor:
         """See :meth:`TextDecoder.forward`.
@@ -187,16 +178,22 @@ class RNNTextDecoder(TextDecoder):
         Returns:
             The features, (B, T, R), and where each place looked, (B, T, T_k), or ``None``.
         """
-        state = self.start(memory)
         features: list[Tensor] = []
         maps: list[Tensor] = []
-        for position in range(tokens.size(1)):
-            token = tokens[:, position : position + 1]
-            if sampling and position:
-                token = sampled(token, self.output(features[-1]).detach(), sampling)
-            feature, state, weights = self.advance(self.embed(token), state, need_weights=need_weights)
-            features.append(feature)
-            maps += [] if weights is None else [weights]
+        given = None if sampling else torch.split(self.embed(tokens), 1, dim=1)
+        with unrolled():
+            state = self.start(memory)
+            for position in range(tokens.size(1)):
+                if given is not None:
+                    x = given[position]
+                else:
+                    token = tokens[:, position : position + 1]
+                    if position:
+                        token = sampled(token, self.output(features[-1]).detach(), sampling)
+                    x = self.embed(token)
+                feature, state, weights = self.advance(x, state, need_weights=need_weights)
+                features.append(feature)
+                maps += [] if weights is None else [weights]
         return torch.cat(features, dim=1), torch.cat(maps, dim=1) if maps else None
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:

@@ -6,6 +6,7 @@ from attention_blocks.kernels.autocast import autocast_dtype
 from attention_blocks.kernels.dropout import dropout
 from attention_blocks.kernels.eager import is_watched, runs_as_it_stands
 from attention_blocks.kernels.linear import Linear, linear, packed
+from attention_blocks.kernels.unrolled import is_shared, product, unrolled
 
 __all__ = [
     "Linear",
@@ -13,9 +14,12 @@ __all__ = [
     "attention_pool",
     "autocast_dtype",
     "dropout",
+    "is_shared",
     "is_watched",
     "linear",
     "packed",
     "plain_scores",
+    "product",
     "runs_as_it_stands",
+    "unrolled",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from attention_blocks.kernels.eager import runs_as_it_stands
+from attention_blocks.kernels.unrolled import is_shared, shared_product
 
 Activation = Literal["relu", "gelu"]
 
@@ -97,6 +98,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation:
         >>> torch.equal(linear(x, weight, activation="relu"), F.linear(x, weight).relu())
         True
     """
+    if is_shared(weight, x):
+        product = shared_product(x.reshape(-1, x.size(-1)), weight, bias, transposed=True)
+        return _activated(product.view(*x.shape[:-1], -1), activation)
     if not _takes_part(x, weight):
         return _activated(F.linear(x, weight, bias), activation)
     copy = _packed_copy(weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from attention_blocks.kernels import Linear, additive_scores, plain_scores
+from attention_blocks.kernels import Linear, additive_scores, is_shared, plain_scores, product
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
 from attention_blocks.sequence.masks import check_mask
 from attention_blocks.sequence.scores import masked_softmax
@@ -18,7 +18,7 @@ class AdditiveAttention(Attention):
         score(q, k) = v · tanh(W q + U k)
 
     ``U k`` is computed once a sequence, in :meth:`project`. Without weights the hidden layer of all pairs is never held
-    in memory, see :func:`~attention_blocks.kernels.additive_scores`; with them it is.
+    in memory, see :func:`~attention_blocks.kernels.additive_scores`; with them it is, but in a loop of training.
 
     Args:
         query_dim: D_q.
@@ -65,7 +65,8 @@ class AdditiveAttention(Attention):
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
-        score = plain_scores if need_weights else additive_scores
-        weights = masked_softmax(score(self.query_proj(query), memory.key, self.score_proj.weight), mask)
-        context = weights.to(memory.value.dtype) @ memory.value
+        query = self.query_proj(query)
+        score = plain_scores if need_weights and not is_shared(memory.key, query) else additive_scores
+        weights = masked_softmax(score(query, memory.key, self.score_proj.weight), mask)
+        context = product(weights.to(memory.value.dtype), memory.value)
         return AttentionOutput(context, weights if need_weights else None)
