@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ def recurrent_step(rnn: nn.RNNBase, x: Tensor, hidden: tuple[Tensor, ...]) -> tu
         >>> torch.allclose(found, rnn(x[:, None], hidden.transpose(0, 1))[0][:, 0], atol=1e-6)
         True
     """
-    cell = {nn.LSTM: _lstm, nn.GRU: _gru, nn.RNN: _rnn}[type(rnn)]
+    cell = _CELLS[type(rnn)]
     after: list[tuple[Tensor, ...]] = []
     for layer, (input_weight, hidden_weight, *biases) in enumerate(rnn.all_weights):
         if layer:
@@ -56,3 +58,6 @@ def _gru(of_input: Tensor, of_hidden: Tensor, h: Tensor) -> tuple[Tensor, ...]:
 
 def _rnn(of_input: Tensor, of_hidden: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     return (torch.tanh(of_input + of_hidden),)
+
+
+_CELLS: dict[type[nn.RNNBase], Callable[..., tuple[Tensor, ...]]] = {nn.LSTM: _lstm, nn.GRU: _gru, nn.RNN: _rnn}

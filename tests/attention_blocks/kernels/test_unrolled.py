@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -41,7 +42,7 @@ def case(features: int = 3, rows: int = 2, places: int = 4, *, bias: bool = True
     return loop, state, torch.randn(rows, places, features, dtype=torch.float64, requires_grad=True)
 
 
-def gradients(loss: Tensor, leaves: list[Tensor], **how: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+def gradients(loss: Tensor, leaves: Sequence[Tensor], **how: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
     return torch.autograd.grad(loss, leaves, allow_unused=True, **how)
 
 
