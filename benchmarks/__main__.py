@@ -16,6 +16,7 @@ SUBJECTS = (
     "multi_head_speed",
     "feature_map_speed",
     "seq2seq_speed",
+    "rnn_speed",
     "decode_speed",
     "caption_speed",
     "feature_cache_speed",
