@@ -92,7 +92,7 @@ def draw(scores: Mapping[str, Sequence[float]], labels: Sequence[str]) -> Figure
     for name, numbers in scores.items():
         axes.plot(labels, numbers, marker="o", label=name)
     axes.set(xlabel="words of the source", ylabel="BLEU")
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 
