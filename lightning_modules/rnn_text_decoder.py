@@ -181,8 +181,8 @@ class RNNTextDecoder(TextDecoder):
         features: list[Tensor] = []
         maps: list[Tensor] = []
         given = None if sampling else torch.split(self.embed(tokens), 1, dim=1)
+        state = self.start(memory)
         with unrolled():
-            state = self.start(memory)
             for position in range(tokens.size(1)):
                 if given is not None:
                     x = given[position]

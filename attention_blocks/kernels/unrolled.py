@@ -162,7 +162,8 @@ def is_shared(operand: Tensor, x: Tensor) -> bool:
         x: what is a step's own.
     """
     return (
-        _LOOP.get() is not None
+        not torch.compiler.is_compiling()  # first, since older compilers know no ContextVar
+        and _LOOP.get() is not None
         and torch.is_grad_enabled()
         and operand.requires_grad
         and x.device.type == operand.device.type == "cpu"
