@@ -46,7 +46,7 @@ def packed(*modules: nn.Module) -> Iterator[None]:
 
     That is oneDNN and a layout of its own, or MKL and the transposed weight on processors of Intel. Laying them out
     costs about as much as one product with as many rows as the weight has columns, so this is for the many small
-    products of decoding: 1.1 to 1.3 times as fast for 64 to 320 rows, and several times for one to five rows and a
+    products of decoding: 1.1 to 1.2 times as fast for 64 to 320 rows, and several times for one to five rows and a
     large vocabulary. Only products without gradients take part, in this thread and for float32 weights on a
     CPU; elsewhere nothing changes. The copies take the memory of the weights until the context is left; the weights
     must not change meanwhile.
