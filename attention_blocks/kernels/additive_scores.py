@@ -16,12 +16,12 @@ CPU_CHUNK, CHUNK = 2**18, 2**26
 
 
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """Scores v · tanh(q + k) of every query with every key, some queries at a time.
+    """Scores v · tanh(q + k) of every query with every key, some pairs at a time.
 
     The hidden layer of all pairs would be B · T_q · T_k · hidden_dim numbers, several times over with its gradients;
     here a part of it is made, used and overwritten, and made again for the gradients. For many queries that is two to
-    four times as fast on CPUs in float32, and as fast in bfloat16. A single query has so few pairs that they are kept;
-    gradients of gradients, ``torch.compile``, ``torch.export`` and ``torch.func`` see plain torch.
+    four times as fast on CPUs. Inside :func:`unrolled` the steps add to one gradient of the keys. Gradients of
+    gradients, ``torch.compile``, ``torch.export`` and ``torch.func`` see plain torch.
 
     Args:
         query: (B, T_q, hidden_dim).

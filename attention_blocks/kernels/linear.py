@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +22,6 @@ Activation = Literal["relu", "gelu"]
 # torch multiplies float32 matrices on CPUs by MKL, which has no AVX-512 for AMD's; oneDNN has. The operation is the one
 # that torch.compile emits for linear maps on CPUs.
 _AVAILABLE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
-# On Intel's processors MKL is the faster one for few rows, if it finds the weight as (D, R).
-_MKL_IS_AT_HOME = torch._C.has_mkl and _is_intel()
 
 # Smaller products are over before oneDNN has begun; where the weights lie ready for it, it begins sooner.
 WORTHWHILE, WORTHWHILE_PACKED = 2**24, 2**19
@@ -143,8 +133,17 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activati
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation or "none", [], algorithm)
 
 
+@cache
+def _mkl_is_at_home() -> bool:
+    """On Intel's processors MKL is the faster one for few rows, if it finds the weight as (D, R)."""
+    try:
+        return torch._C.has_mkl and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
 def _laid_out(weight: Tensor) -> Tensor:
-    if _MKL_IS_AT_HOME:
+    if _mkl_is_at_home():
         return weight.detach().t().contiguous()
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 

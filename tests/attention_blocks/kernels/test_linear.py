@@ -182,7 +182,7 @@ def test_packed_weights_give_the_same(
     wanted = ACTIVATIONS[activation](F.linear(x, block.weight, block.bias))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(module, "WORTHWHILE_PACKED", 0)
-        patch.setattr(module, "_MKL_IS_AT_HOME", intel)
+        patch.setattr(module, "_mkl_is_at_home", lambda: intel)
         with packed(nn.Sequential(block)):
             found = linear(x, block.weight, block.bias, activation=activation)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -195,7 +195,7 @@ def test_weights_are_packed_within_the_context_only(
     """The rest counts by the size of unpacked products, here out of reach."""
     monkeypatch.setattr(module, "WORTHWHILE", 2**60)
     monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
-    monkeypatch.setattr(module, "_MKL_IS_AT_HOME", intel)
+    monkeypatch.setattr(module, "_mkl_is_at_home", lambda: intel)
     inside, other, x = Linear(5, 7), Linear(5, 7), torch.randn(3, 5)
     with torch.no_grad():
         with packed(inside):
