@@ -55,6 +55,16 @@ def test_short_numbers_are_shown_more_often_in_training() -> None:
     assert 3 in shown.values()
 
 
+@pytest.mark.parametrize(("target", "length"), [(2, 9), (10, 3), (36, 2)])
+def test_leading_zeros_make_answers_of_one_length(target: int, length: int) -> None:
+    plain, filled = small(target_base=target), small(target_base=target, leading_zeros=True)
+    for split in SPLITS:
+        answers = filled.dataset(split).target_texts
+        assert {len(answer) for answer in answers} == {length}
+        assert [answer.lstrip("0") or "0" for answer in answers] == list(plain.dataset(split).target_texts)
+        assert filled.dataset(split).source_texts == plain.dataset(split).source_texts
+
+
 def test_a_character_is_a_token_and_all_digits_are_known() -> None:
     data = small(source_base=16, limit=20, train_size=5, val_size=0, test_size=1)
     digits = data.source_tokenizer
