@@ -29,7 +29,7 @@ class NumberBasesDataModule(TextDataModule):
         short_repeats: how often an epoch shows each number that has fewer digits than the largest. There are few of
             them, and what is rare is learned late.
         leading_zeros: whether targets begin with as many zeros as make them all as long as the largest number's. Then a
-            place always stands for the same power of the base, which a Transformer learns many times as fast.
+            place always stands for the same power of the base, which a Transformer learns faster (an RNN does not).
         max_tokens: places of the larger side of a batch at most, padding counted, on each device.
         num_workers: processes that make batches; 0 is fastest.
         seed: decides which numbers are drawn, and their order in training.
