@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import Augmentation, augment
 from datamodules.captioned_images import CaptionedImages, CaptionedImagesDataModule
 from datamodules.classification import Split, stratified_split
 from datamodules.digits import digit_images
@@ -44,7 +44,8 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         batch_size: images in a batch, on each device.
         num_workers: processes that make batches; 0 is fast enough.
         seed: decides what is kept from training, what is drawn, and the order in training.
-        augmentation: transforms of training images, see :func:`augment`; none when left out. Mirrored digits are none.
+        augmentation: transforms of each digit of a training image, see :func:`augment`; none when left out. They move
+            the digit in its cell and never out of it. Mirrored digits are none.
         transform: the whole way from an image to the network's input, in place of the set's own.
 
     Raises:
@@ -89,7 +90,6 @@ class DigitGridDataModule(CaptionedImagesDataModule):
                 )
         super().__init__(
             transform or ImageTransform((rows * cell_size, columns * cell_size), channels=1, mean=0.04, std=0.16),
-            augmentation,
             tokenizer=Word(),
             batch_size=batch_size,
             num_workers=num_workers,
@@ -98,6 +98,7 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         self._shape = (rows, columns)
         self._cell_size = cell_size
         self._sizes = sizes
+        self._digit_augmentation = tuple(augmentation)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -142,7 +143,8 @@ class DigitGridDataModule(CaptionedImagesDataModule):
                 layouts, digits = self._layouts[split], handwriting[split]
                 cells = layouts[torch.randint(len(layouts), (size,), generator=generator)]
                 chosen = digits[torch.randint(len(digits), (size, 2), generator=generator)]
-                grids[split] = DigitGrids(enlarged, labels, chosen, cells, self._shape)
+                augmentation = self._digit_augmentation if split == "train" else ()
+                grids[split] = DigitGrids(enlarged, labels, chosen, cells, self._shape, augmentation)
         return grids
 
 
@@ -155,6 +157,7 @@ class DigitGrids(ImageReader):
         chosen: (n, 2), which two digits each grid has.
         cells: (n, 2, 2), row and column of the first and of the second, the first before the second in reading order.
         shape: rows and columns of a grid.
+        augmentation: of each digit before it is laid in its cell, see :func:`augment`.
 
     Attributes:
         chosen: as given.
@@ -167,18 +170,37 @@ class DigitGrids(ImageReader):
         (['a three above and right of an eight'], [[[[0, 255], [255, 0]]]])
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, chosen: Tensor, cells: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        chosen: Tensor,
+        cells: Tensor,
+        shape: tuple[int, int],
+        augmentation: Sequence[Augmentation] = (),
+    ) -> None:
         self.images = images
         self.labels = labels
         self.chosen = chosen
         self.cells = cells
         self.shape = shape
+        self.augmentation = tuple(augmentation)
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """All of them in one piece."""
+        """All of them in one piece.
+
+        Raises:
+            ValueError: an augmentation changes the size of digits.
+        """
         rows, columns = self.shape
-        digits = self.images[self.chosen[indices]].squeeze(2)
-        side = digits.size(-1)
+        side = self.images.size(-1)
+        digits = augment(self.images[self.chosen[indices].flatten()], self.augmentation)
+        if digits.shape[1:] != self.images.shape[1:]:
+            raise ValueError(
+                f"augmentation makes digits of {tuple(digits.shape[1:])} from {tuple(self.images.shape[1:])}, which "
+                "fit no cell; take transforms that keep the size"
+            )
+        digits = digits.reshape(-1, 2, side, side)
         grids = digits.new_zeros(len(indices), rows * columns, side, side)
         grids[torch.arange(len(indices)).unsqueeze(1), self.cells[indices] @ torch.tensor([columns, 1])] = digits
         # Of a row of cells all the first lines of pixels come before the second ones.

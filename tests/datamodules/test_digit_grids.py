@@ -11,8 +11,9 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torchvision.transforms import v2
 
-from datamodules import DigitGridDataModule, ImageTransform, RandomShift
+from datamodules import DigitGridDataModule, ImageTransform, RandomShift, RandomWarp
 from datamodules.classification import SPLITS, Split
 from datamodules.digit_grids import NUMERALS, DigitGrids
 
@@ -227,11 +228,26 @@ def test_yaml_builds_it() -> None:
     assert len(data.train_dataloader()) == 5
 
 
-def test_training_images_alone_are_augmented() -> None:
+def test_digits_of_training_images_alone_are_augmented() -> None:
     sizes: dict[str, Any] = {"cell_size": 8, "train_size": 4, "val_size": 4, "test_size": 4}
     plain, moved = DigitGridDataModule(**sizes), DigitGridDataModule(**sizes, augmentation=[RandomShift(3)])
     for split in SPLITS:
-        first, second = (data.dataset(split)[range(4)].images for data in (plain, moved))
-        assert first is not None
-        assert second is not None
-        assert torch.equal(first, second) is (split != "train")
+        assert torch.equal(pixels(plain, split), pixels(moved, split)) is (split != "train")
+
+
+def test_an_augmented_digit_stays_in_its_cell() -> None:
+    data = small(augmentation=[RandomWarp(degrees=40, shift=0.4, zoom=0.3)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = pixels(data, "train")
+        torch.manual_seed(0)
+        inside = crops(data, "train")
+    assert torch.equal(inside.sum((1, 2, 3)), images.sum((1, 2, 3)))
+    untouched = crops(small(), "train")
+    assert not (inside.flatten(2) == untouched.flatten(2)).all(2).any(), "both digits of every image are moved"
+
+
+def test_an_augmentation_that_changes_the_size_is_refused() -> None:
+    data = small(augmentation=[v2.CenterCrop(12)])
+    with pytest.raises(ValueError, match=r"augmentation makes digits of \(1, 12, 12\) from \(1, 16, 16\)"):
+        pixels(data, "train")
