@@ -370,8 +370,13 @@ def test_a_decoder_without_tensors_is_told_how_many_sentences_there_are() -> Non
 @pytest.mark.parametrize("strategy", [BeamSearch(no_repeat_ngram=2, coverage_penalty=0.1), Sampling(top_k=40)])
 def test_whatever_is_made_is_made_where_the_state_is(strategy: DecodingStrategy) -> None:
     memory = tables(3, 1_000)
-    with torch.device("meta"):  # the default, where nothing can be computed with the rest
-        write(On(torch.device("cpu")), memory, strategy, prefix=[[], [4], [5, EOS]], max_length=4, min_length=2)
+    found = []
+    for default in ("cpu", "meta"):  # with what is made on the latter nothing can be computed
+        torch.manual_seed(0)
+        with torch.device(default):
+            decoder = On(torch.device("cpu"))
+            found.append(write(decoder, memory, strategy, prefix=[[], [4], [5, EOS]], max_length=4, min_length=2))
+    assert_same(*found)
 
 
 def test_no_sentences_at_all() -> None:
