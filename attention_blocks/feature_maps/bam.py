@@ -30,6 +30,7 @@ class BAM(FeatureMapAttention):
         channels: C.
         reduction: r; the authors' 16.
         hidden_channels: C/r itself, in place of ``reduction``.
+        divisor: C/r is rounded to a multiple of this, at least one. When left out, r must divide C.
         form: "code", as released, or "paper".
 
     Raises:
@@ -65,12 +66,13 @@ class BAM(FeatureMapAttention):
         reduction: int = 16,
         *,
         hidden_channels: int | None = None,
+        divisor: int | None = None,
         form: Literal["code", "paper"] = "code",
     ) -> None:
         super().__init__(channels)
         if form not in ("code", "paper"):
             raise ValueError(f"form must be 'code' or 'paper', got {form!r}")
-        width = hidden(channels, reduction, hidden_channels)
+        width = hidden(channels, reduction, hidden_channels, divisor)
         self.form = form
         of_channels: list[tuple[str, nn.Module]] = [
             ("down", nn.Linear(channels, width)),

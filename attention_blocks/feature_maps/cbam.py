@@ -27,6 +27,8 @@ class CBAM(FeatureMapAttention):
         channels: C.
         reduction: of the channel attention; the authors' 16.
         kernel_size: of the spatial attention; the authors' 7.
+        hidden_channels: of the channel attention, in place of ``reduction``.
+        divisor: of the channel attention, whose hidden channels are rounded to a multiple of it; timm's 1.
         bias: in the channel attention, as in the authors' code; timm leaves it out.
 
     Raises:
@@ -56,9 +58,20 @@ class CBAM(FeatureMapAttention):
         },
     }
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        *,
+        hidden_channels: int | None = None,
+        divisor: int | None = None,
+        bias: bool = True,
+    ) -> None:
         super().__init__(channels)
-        self.channel_attention = ChannelAttention(channels, reduction, bias=bias)
+        self.channel_attention = ChannelAttention(
+            channels, reduction, hidden_channels=hidden_channels, divisor=divisor, bias=bias
+        )
         self.spatial_attention = SpatialAttention(channels, kernel_size)
 
     def gate(self, x: Tensor) -> Tensor:

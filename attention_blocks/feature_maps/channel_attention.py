@@ -28,6 +28,7 @@ class ChannelAttention(FeatureMapAttention):
         channels: C.
         reduction: r; the authors' 16.
         hidden_channels: C/r itself, in place of ``reduction``.
+        divisor: C/r is rounded to a multiple of this, at least one; timm's 1. When left out, r must divide C.
         bias: as in the authors' code; the paper's equation and timm leave it out.
 
     Raises:
@@ -48,10 +49,16 @@ class ChannelAttention(FeatureMapAttention):
     }
 
     def __init__(
-        self, channels: int, reduction: int = 16, *, hidden_channels: int | None = None, bias: bool = True
+        self,
+        channels: int,
+        reduction: int = 16,
+        *,
+        hidden_channels: int | None = None,
+        divisor: int | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__(channels)
-        width = hidden(channels, reduction, hidden_channels)
+        width = hidden(channels, reduction, hidden_channels, divisor)
         self.down_proj = nn.Linear(channels, width, bias=bias)
         self.up_proj = nn.Linear(width, channels, bias=bias)
 

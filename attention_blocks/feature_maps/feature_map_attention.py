@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-Layout = Literal["authors", "timm"]
+Layout = Literal["authors", "timm", "timm_efficientnet"]
 
 
 class FeatureMapAttention(nn.Module):
@@ -111,22 +112,27 @@ def reduced(channels: int, reduction: int) -> int:
         divisors = [str(n) for n in range(2, channels + 1) if channels % n == 0]
         raise ValueError(
             f"reduction must divide channels, got reduction={reduction} and channels={channels}; "
-            f"choose one of {', '.join(divisors) or '1'}, or say hidden_channels"
+            f"choose one of {', '.join(divisors) or '1'}, or say hidden_channels, or a divisor to round to"
         )
     return channels // reduction
 
 
-def hidden(channels: int, reduction: int, hidden_channels: int | None) -> int:
-    """Channels of a bottleneck, as given or reduced.
+def hidden(channels: int, reduction: int, hidden_channels: int | None, divisor: int | None = None) -> int:
+    """Channels of a bottleneck, as given, or reduced and rounded.
 
     Raises:
-        ValueError: see :func:`reduced`; or ``hidden_channels`` is not positive.
+        ValueError: see :func:`reduced`; or ``hidden_channels`` or ``divisor`` is not positive.
     """
-    if hidden_channels is None:
+    for name, size in (("hidden_channels", hidden_channels), ("divisor", divisor)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} must be a positive number, got {size}")
+    if hidden_channels is not None:
+        return hidden_channels
+    if divisor is None:
         return reduced(channels, reduction)
-    if hidden_channels < 1:
-        raise ValueError(f"hidden_channels must be a positive number, got {hidden_channels}")
-    return hidden_channels
+    if reduction < 1:
+        raise ValueError(f"reduction must be a positive number, got {reduction}")
+    return max(1, math.floor(channels / reduction / divisor + 0.5)) * divisor
 
 
 def check_kernel_size(kernel_size: int, name: str = "kernel_size") -> None:

@@ -28,6 +28,7 @@ class GlobalContext(FeatureMapAttention):
         channels: C.
         reduction: r; the authors' 16.
         hidden_channels: C/r itself, in place of ``reduction``.
+        divisor: C/r is rounded to a multiple of this, at least one; timm's 1. When left out, r must divide C.
         fuse: "add", as in the authors' networks, or "multiply" by the sigmoid of what is found, as timm does.
         eps: of the layer norm; timm's is 1e-6.
 
@@ -65,13 +66,14 @@ class GlobalContext(FeatureMapAttention):
         reduction: int = 16,
         *,
         hidden_channels: int | None = None,
+        divisor: int | None = None,
         fuse: Literal["add", "multiply"] = "add",
         eps: float = 1e-5,
     ) -> None:
         super().__init__(channels)
         if fuse not in ("add", "multiply"):
             raise ValueError(f"fuse must be 'add' or 'multiply', got {fuse!r}")
-        width = hidden(channels, reduction, hidden_channels)
+        width = hidden(channels, reduction, hidden_channels, divisor)
         self.fuse = fuse
         self.score_proj = nn.Linear(channels, 1)
         self.down_proj = nn.Linear(channels, width)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,13 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from attention_blocks.evaluating import evaluating
 from attention_blocks.feature_maps.ease_in import EaseIn
+from attention_blocks.feature_maps.places import Example, Place, find_maps, matching
 
-Place = int | str | type[nn.Module]
 Block = Callable[[int], nn.Module]
 
 # Where a network keeps its inserted blocks.
 _NAME = "inserted_attention"
-_SIDES_TRIED = (64, 224, 32)
 
 
 class Insertion(NamedTuple):
@@ -56,7 +53,26 @@ class InsertedAttention(nn.ModuleDict):
 
     def __init__(self) -> None:
         super().__init__()
+        self.hosts: dict[str, nn.Module] = {}
         self.handles: dict[str, RemovableHandle] = {}
+
+    def put(self, place: str, block: nn.Module, host: nn.Module) -> None:
+        """Lets a block work on what a module gives."""
+        self[place.replace(".", "/")] = block
+        self.hosts[place] = host
+        self.handles[place] = host.register_forward_hook(_Behind(block))
+
+    def follow(self, network: nn.Module, arguments: object) -> None:
+        """Called before the network is: a block works on what stands at its place now.
+
+        Training on several devices, for one, replaces batch norms by some that are in step.
+        """
+        if torch.compiler.is_compiling():
+            return
+        for place, host in self.hosts.items():
+            if (now := network.get_submodule(place)) is not host:
+                self.handles[place].remove()
+                self.put(place, self[place.replace(".", "/")], now)
 
     def forward(self, x: Tensor) -> Tensor:
         """The identity."""
@@ -79,7 +95,7 @@ def insert_attention(
     where: Place | Sequence[Place],
     *,
     ease_in: bool = False,
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> list[Insertion]:
     """Puts an attention block behind chosen modules of a CNN.
 
@@ -90,19 +106,21 @@ def insert_attention(
         model: any network of feature maps, from timm, torchvision or one's own; changed in place.
         block: makes a block as ``block(channels)``: a class, or a ``functools.partial`` of one.
         where: one or more places. A name, in which ``*`` stands for any part between dots: ``"layer*.*.bn2"``. A type
-            of module: behind each of its kind. A number n: the end of the stage whose maps are 1 / n of the image.
+            of module: behind each of its kind. A number n: the end of the stage whose maps are 1 / n of the image, or
+            near that where the network does not pad.
         ease_in: wraps each block in :class:`EaseIn`, so that the network's output is unchanged at first. For networks
             that are trained already.
-        example: images to run the network on, (B, C, H, W); zeros of the size that timm's networks state, or of 64 to
-            224 pixels, when left out.
+        example: images to run the network on, (B, C, H, W), or several inputs that it takes; zeros of the size that
+            timm's networks state, or of 64 to 224 pixels, when left out.
 
     Returns:
         What was put where, in the order in which the network comes by.
 
     Raises:
         ValueError: a place matches nothing that gives a feature map, a module is called more than once, a block stands
-            there already, the network does not run on the example, or a block changes the shape. The network is then
-            as it was.
+            there already, the network does not run on the example, or a block cannot be made for the channels there
+            or changes the shape. The network is then as it was.
+        TypeError: ``block`` is made already, or makes no module; ``where`` or ``model`` is something else altogether.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, insert_attention, remove_attention
@@ -112,31 +130,40 @@ def insert_attention(
         1: SqueezeExcite, 16 channels, 62 x 62, 49 parameters
         >>> remove_attention(model)
     """
-    maps, image = _find_maps(model, example)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, an nn.Module, got {model!r}")
+    if isinstance(block, nn.Module) or not callable(block):
+        given = f"a {type(block).__name__} that is made already" if isinstance(block, nn.Module) else repr(block)
+        raise TypeError(f"block must make a block as block(channels), as the class SqueezeExcite does, got {given}")
+    blocks = {id(part) for home in _homes(model).values() for part in home.modules()}
+    maps = find_maps(model, example, lambda module: id(module) not in blocks)
     chosen: set[str] = set()
-    for place in [where] if isinstance(where, (int, str, type)) else where:
-        chosen.update(_matching(place, model, maps, image))
+    for place in where if isinstance(where, Sequence) and not isinstance(where, str) else [where]:
+        chosen.update(matching(place, model, maps))
     if not chosen:
         raise ValueError("where names no place; give a name, a type of module, or how much smaller the maps are")
-    taken = {name.replace("/", ".") for name in inserted(model)}
+    taken = inserted(model)
     insertions = []
-    for name in (name for name in maps if name in chosen):
-        shapes = maps[name]
+    for name in (name for name in maps.given if name in chosen):
+        shapes = maps.given[name]
         if len(shapes) > 1:
+            parent = name.rpartition(".")[0]
+            once = [name for name, shapes in maps.given.items() if len(shapes) == 1]
+            other = parent if parent in once else next(iter(once), "")
             raise ValueError(
-                f"where: {name!r} is called {len(shapes)} times in the network; choose a place that is one"
+                f"where: {name!r} is called {len(shapes)} times in the network; choose a place that is called once"
+                + (f", such as {other!r}" if other else "")
             )
         if name in taken:
             raise ValueError(f"where: there is a block behind {name!r} already; remove_attention(model) takes all out")
         insertions.append(_make(partial(EaseIn, block=block) if ease_in else block, name, shapes[0], model))
-    if not hasattr(model, _NAME):
-        model.add_module(_NAME, InsertedAttention())
-    home = model.get_submodule(_NAME)
-    assert isinstance(home, InsertedAttention)  # noqa: S101 (put there above)
+    home = getattr(model, _NAME, None)
+    if home is None:
+        home = InsertedAttention()
+        model.add_module(_NAME, home)
+        home.handles[""] = model.register_forward_pre_hook(home.follow)
     for insertion in insertions:
-        home[insertion.place.replace(".", "/")] = insertion.block
-        host = model.get_submodule(insertion.place)
-        home.handles[insertion.place] = host.register_forward_hook(_Behind(insertion.block))
+        home.put(insertion.place, insertion.block, model.get_submodule(insertion.place))
     return insertions
 
 
@@ -147,8 +174,10 @@ def inserted(model: nn.Module) -> dict[str, nn.Module]:
         >>> inserted(nn.Conv2d(3, 8, 3))
         {}
     """
-    home = getattr(model, _NAME, None)
-    return {} if home is None else {name.replace("/", "."): block for name, block in home.items()}
+    found = {}
+    for prefix, home in _homes(model).items():
+        found.update({prefix + name.replace("/", "."): block for name, block in home.items()})
+    return found
 
 
 def remove_attention(model: nn.Module) -> None:
@@ -165,80 +194,33 @@ def remove_attention(model: nn.Module) -> None:
         >>> inserted(model)
         {}
     """
-    home = getattr(model, _NAME, None)
-    if home is None:
+    homes = _homes(model)
+    if not homes:
         raise ValueError("model holds no inserted attention")
-    for handle in home.handles.values():
-        handle.remove()
-    delattr(model, _NAME)
-
-
-def _find_maps(model: nn.Module, example: Tensor | None) -> tuple[dict[str, list[torch.Size]], torch.Size]:
-    """The shapes of the maps that each module gives, in the order in which they end, and that of the images."""
-    failure: Exception | None = None
-    for images in [example] if example is not None else _examples(model):
-        try:
-            return _record(model, images), images.shape
-        except Exception as error:
-            failure = error
-    given = "example" if example is not None else f"model (tried with images of {_SIDES_TRIED} pixels; give an example)"
-    raise ValueError(f"{given}: the sizes of the maps cannot be found, since the network does not run: {failure}")
-
-
-def _record(model: nn.Module, images: Tensor) -> dict[str, list[torch.Size]]:
-    maps: dict[str, list[torch.Size]] = {}
-
-    def note(name: str, module: nn.Module, arguments: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            maps.setdefault(name, []).append(output.shape)
-
-    own = (pair for pair in model.named_modules() if pair[0] and not pair[0].startswith(_NAME))
-    handles = [module.register_forward_hook(partial(note, name)) for name, module in own]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
+    for prefix, home in homes.items():
+        for handle in home.handles.values():
             handle.remove()
-    return maps
+        delattr(model.get_submodule(prefix.removesuffix(".")), _NAME)
 
 
-def _examples(model: nn.Module) -> Iterator[Tensor]:
-    parameter = next(model.parameters(), torch.zeros(()))
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        raise ValueError("model has no convolution, so it gives no feature maps to insert attention behind")
-    stated = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    sizes = [tuple(stated)] if stated else [(first.in_channels, side, side) for side in _SIDES_TRIED]
-    for size in sizes:
-        yield torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
-
-
-def _matching(place: Place, model: nn.Module, maps: dict[str, list[torch.Size]], image: torch.Size) -> Iterable[str]:
-    if isinstance(place, type):
-        found = [name for name in maps if isinstance(model.get_submodule(name), place)]
-        near = sorted({type(model.get_submodule(name)).__name__ for name in maps})
-    elif isinstance(place, int):
-        sides = [-(-side // max(place, 1)) for side in image[2:]]
-        found = [name for name, shapes in maps.items() if list(shapes[-1][2:]) == sides][-1:]
-        near = sorted({str(round(image[2] / shapes[-1][2])) for shapes in maps.values()}, key=int)
-    else:
-        found = [name for name in maps if _fits(name, place)]
-        near = difflib.get_close_matches(place, maps, n=5, cutoff=0.4) or list(maps)[:5]
-    if not found:
-        shown = place.__name__ if isinstance(place, type) else repr(place)
-        raise ValueError(f"where: nothing that gives a feature map matches {shown}; near it: {', '.join(near)}")
-    return found
-
-
-def _fits(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+def _homes(model: nn.Module) -> dict[str, InsertedAttention]:
+    """What was inserted into a network and, each by itself, into parts of it, by the name of the part and a dot."""
+    return {
+        name.removesuffix(_NAME): module
+        for name, module in model.named_modules()
+        if isinstance(module, InsertedAttention)
+    }
 
 
 def _make(block: Block, place: str, shape: torch.Size, model: nn.Module) -> Insertion:
     parameter = next(model.parameters(), torch.zeros(()))
-    made = block(shape[1]).to(device=parameter.device, dtype=parameter.dtype)
+    try:
+        made = block(shape[1])
+    except ValueError as error:
+        raise ValueError(f"block: none can be made for the {shape[1]} channels behind {place!r}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"block must make an nn.Module of a number of channels, got {made!r}")
+    made.to(device=parameter.device, dtype=parameter.dtype)
     with evaluating(made), torch.no_grad():
         given = made(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
     if given.shape != shape:

@@ -23,7 +23,8 @@ class SqueezeExcite(FeatureMapAttention):
     Args:
         channels: C.
         reduction: r; the authors' 16.
-        hidden_channels: C/r itself, in place of ``reduction``; timm rounds it to a multiple of 8.
+        hidden_channels: C/r itself, in place of ``reduction``.
+        divisor: C/r is rounded to a multiple of this, at least one; timm's 8. When left out, r must divide C.
         bias: as in the authors' networks; the paper's equation leaves it out.
         activation: between the two maps; some mobile networks take SiLU.
         gate_activation: at the end; some mobile networks take ``nn.Hardsigmoid``.
@@ -45,6 +46,7 @@ class SqueezeExcite(FeatureMapAttention):
         # The authors' networks are Caffe's; this is the layout in which they were carried to PyTorch.
         "authors": {"down_proj": "fc.0", "up_proj": "fc.2"},
         "timm": {"down_proj": "fc1", "up_proj": "fc2"},
+        "timm_efficientnet": {"down_proj": "conv_reduce", "up_proj": "conv_expand"},
     }
 
     def __init__(
@@ -53,12 +55,13 @@ class SqueezeExcite(FeatureMapAttention):
         reduction: int = 16,
         *,
         hidden_channels: int | None = None,
+        divisor: int | None = None,
         bias: bool = True,
         activation: Callable[[], nn.Module] = nn.ReLU,
         gate_activation: Callable[[], nn.Module] = nn.Sigmoid,
     ) -> None:
         super().__init__(channels)
-        width = hidden(channels, reduction, hidden_channels)
+        width = hidden(channels, reduction, hidden_channels, divisor)
         self.down_proj = nn.Linear(channels, width, bias=bias)
         self.activation = activation()
         self.up_proj = nn.Linear(width, channels, bias=bias)

@@ -15,7 +15,8 @@ def load_weights(block: FeatureMapAttention, state: Mapping[str, Tensor], layout
     Args:
         block: takes the weights.
         state: the state dict of the other one; of it alone, not of the network around it.
-        layout: "timm", or "authors" for the networks that the paper's authors released.
+        layout: "timm", "authors" for the networks that the paper's authors released, or "timm_efficientnet" for the
+            squeeze-and-excitation of timm's mobile networks, whose layers have other names.
 
     Raises:
         ValueError: the block has no counterpart there, or the two differ in names or sizes; nothing is loaded then.
@@ -39,13 +40,14 @@ def load_weights(block: FeatureMapAttention, state: Mapping[str, Tensor], layout
         if wanted not in state:
             raise ValueError(f"{name} wants {wanted!r} of {layout!r} weights, which have {sorted(state)}")
         given = state[wanted]
-        if given.numel() != tensor.numel():
+        moved = block.rearrange(key, given, layout) if given.numel() == tensor.numel() else given
+        # A linear map there may be a convolution of 1 x 1 here, or the other way round.
+        if moved.squeeze().shape != tensor.squeeze().shape:
             raise ValueError(
                 f"{name}: {wanted!r} of the {layout!r} weights has shape {tuple(given.shape)}, {key!r} here "
                 f"{tuple(tensor.shape)}; build both with the same arguments"
             )
-        # A linear map there may be a convolution of 1 x 1 here, or the other way round.
-        found[key] = block.rearrange(key, given, layout).reshape(tensor.shape)
+        found[key] = moved.reshape(tensor.shape)
     if left:
         raise ValueError(f"{name} has no place for {sorted(left)} of the {layout!r} weights")
     block.load_state_dict(found)

@@ -57,3 +57,9 @@ def test_adds_nothing_to_what_came_in(draw: Draw) -> None:
 
 def test_parameters_of_the_authors_code() -> None:
     assert sum(p.numel() for p in CBAM(256).parameters()) == (2 * 256 * 16 + 16 + 256) + (2 * 49 + 2)
+
+
+def test_rounds_as_timm_does() -> None:
+    for channels in (20, 24, 100):
+        theirs, ours = CbamModule(channels), CBAM(channels, divisor=1, bias=False)
+        assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())

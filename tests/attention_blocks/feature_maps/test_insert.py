@@ -67,9 +67,7 @@ def test_equals_timms_network_with_attention_built_in() -> None:
     torch.manual_seed(0)
     theirs, ours = timm.create_model("seresnet18").eval(), timm.create_model("resnet18").eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if ".se." not in k})
-    # timm's rounding to a multiple of 8 is the block's own business.
-    block = partial(SqueezeExcite, reduction=16)
-    insertions = insert_attention(ours, lambda c: block(c, hidden_channels=max(8, c // 16)), "layer*.*.bn2")
+    insertions = insert_attention(ours, partial(SqueezeExcite, divisor=8), "layer*.*.bn2")
     assert len(insertions) == 8
     for insertion in insertions:
         se = theirs.get_submodule(insertion.place.replace("bn2", "se"))
@@ -161,6 +159,46 @@ def test_places(resnet: nn.Module, where: object, places: list[str]) -> None:
     assert list(inserted(model)) == places
 
 
+def test_a_block_follows_where_its_module_is_replaced(network: nn.Module) -> None:
+    """As training on several devices does, which puts batch norms in their place that are in step."""
+    insert_attention(network, SimAM, "norm")
+    x = _images(1)
+    wanted = network(x)
+    network.add_module("norm", copy.deepcopy(network.get_submodule("norm")))
+    network.norm._forward_hooks.clear()  # type: ignore[union-attr, operator]
+    assert torch.equal(network(x), wanted)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert torch.equal(synced(x), wanted)
+    remove_attention(synced)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in synced.modules())
+
+
+def test_knows_what_was_put_into_parts_by_themselves() -> None:
+    model = nn.Sequential(OwnNetwork().eval(), nn.Identity())
+    insert_attention(model[0], SqueezeExcite, "norm", example=torch.zeros(1, 1, 32, 32))
+    assert list(inserted(model)) == ["0.norm"]
+    with pytest.raises(ValueError, match="there is a block behind '0.norm' already"):
+        insert_attention(model, SimAM, "0.norm")
+    insert_attention(model, SimAM, "0.stem")
+    remove_attention(model)
+    assert not inserted(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_of_several_inputs(network: nn.Module) -> None:
+    class Warmed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, warmth: Tensor, images: Tensor) -> Tensor:
+            return self.network(images) * warmth
+
+    insert_attention(Warmed(), SqueezeExcite, "network.norm", example=(torch.ones(2, 1), torch.zeros(2, 1, 32, 32)))
+    with pytest.raises(ValueError, match=r"no images, \(B, C, H, W\), among inputs of \[\(2, 1\)\]"):
+        insert_attention(Warmed(), SqueezeExcite, "network.norm", example=(torch.ones(2, 1),))
+
+
 def test_reports_what_it_changed(resnet: nn.Module) -> None:
     model = copy.deepcopy(resnet)
     (insertion,) = insert_attention(model, SqueezeExcite, "layer2", example=torch.zeros(1, 3, 96, 64))
@@ -240,7 +278,7 @@ def _with_block(model: nn.Module) -> None:
         (nn.GroupNorm, "matches GroupNorm; near it: BatchNorm2d, Conv2d, ReLU"),
         (8, "matches 8; near it: 2"),
         (0, "matches 0; near it: 2"),
-        ("relu", "'relu' is called 3 times in the network"),
+        ("relu", "'relu' is called 3 times in the network; choose a place that is called once, such as 'stem'"),
         ("norm", r"there is a block behind 'norm' already; remove_attention\(model\) takes all out"),
         (["stem", "norm"], "there is a block behind 'norm' already"),
         ([], "where names no place"),
@@ -259,7 +297,9 @@ def test_refuses_places_and_leaves_the_network_as_it_was(network: nn.Module, whe
 def test_refuses_blocks_that_change_the_shape(network: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"SelectiveKernel makes \(1, 16, 16, 16\) of \(1, 16, 32, 32\) behind 'stem'"):
         insert_attention(network, partial(SelectiveKernel, groups=1, stride=2), ["stem", "norm"])
-    with pytest.raises(ValueError, match="reduction must divide channels, got reduction=5 and channels=16"):
+    with pytest.raises(
+        ValueError, match="none can be made for the 16 channels behind 'norm': reduction must divide channels, got "
+    ):
         insert_attention(network, partial(SqueezeExcite, reduction=5), "norm")
     assert not inserted(network)
     assert not any(module._forward_hooks for module in network.modules())
@@ -285,3 +325,22 @@ def test_refuses_models_whose_sizes_cannot_be_found(model: nn.Module, message: s
 def test_refuses_to_take_out_what_is_not_there(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="model holds no inserted attention"):
         remove_attention(network)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet18"}, "model must be a network, an nn.Module, got 'resnet18'"),
+        ({"block": SqueezeExcite(16)}, "block must make a block .* got a SqueezeExcite that is made already"),
+        ({"block": "SqueezeExcite"}, "block must make a block .* got 'SqueezeExcite'"),
+        ({"block": lambda channels: channels}, "block must make an nn.Module of a number of channels, got 16"),
+        ({"where": None}, "where must be a name, a type of module or a number, or several of these, got None"),
+        ({"where": [2.0]}, "where must be .* got 2.0"),
+    ],
+)
+def test_refuses_what_is_something_else_altogether(network: nn.Module, change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"model": network, "block": SqueezeExcite, "where": "norm"} | change
+    with pytest.raises(TypeError, match=message):
+        insert_attention(**arguments)  # type: ignore[arg-type]
+    assert not inserted(network)
+    assert not any(module._forward_hooks for module in network.modules())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from timm.layers import SEModule
+from timm.models._efficientnet_blocks import SqueezeExcite as TimmMobile
 from torch import nn
 
 from attention_blocks import SqueezeExcite, load_weights
@@ -25,9 +26,24 @@ def test_equals_the_equation_of_the_paper(draw: Draw) -> None:
 def test_equals_timms(draw: Draw, activation: type[nn.Module], gate_activation: type[nn.Module]) -> None:
     theirs = draw(SEModule(96, act_layer=activation, gate_layer=gate_activation))
     # timm rounds 96 / 16 up to a multiple of 8.
-    ours = SqueezeExcite(96, hidden_channels=8, activation=activation, gate_activation=gate_activation).double()
+    ours = SqueezeExcite(96, divisor=8, activation=activation, gate_activation=gate_activation).double()
     load_weights(ours, theirs.state_dict(), "timm")
     x = torch.randn(2, 96, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [8, 24, 72, 200, 1000])
+def test_rounds_as_timm_does(channels: int) -> None:
+    [theirs, *_] = SEModule(channels).parameters()
+    [ours, *_] = SqueezeExcite(channels, divisor=8).parameters()
+    assert len(ours) == len(theirs)
+
+
+def test_takes_the_weights_of_timms_mobile_networks(draw: Draw) -> None:
+    theirs = draw(TimmMobile(24, rd_channels=6, act_layer=nn.SiLU))
+    ours = SqueezeExcite(24, reduction=4, activation=nn.SiLU).double()
+    load_weights(ours, theirs.state_dict(), "timm_efficientnet")
+    x = torch.randn(2, 24, 5, 3, dtype=torch.float64)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
@@ -60,6 +76,8 @@ def test_the_paper_counts_two_and_a_half_million_parameters_in_resnet_50() -> No
         ({"reduction": 16}, "reduction=16 and channels=12"),
         ({"reduction": 0}, "reduction=0"),
         ({"hidden_channels": 0}, "hidden_channels must be a positive number, got 0"),
+        ({"divisor": 0}, "divisor must be a positive number, got 0"),
+        ({"divisor": 8, "reduction": 0}, "reduction must be a positive number, got 0"),
     ],
 )
 def test_refuses_bottlenecks_that_do_not_fit(arguments: dict[str, int], message: str) -> None:

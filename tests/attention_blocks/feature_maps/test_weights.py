@@ -55,6 +55,15 @@ def test_refuses_weights_that_do_not_fit_and_loads_nothing(state: dict[str, Tens
     torch.testing.assert_close(block.state_dict(), before, rtol=0, atol=0)
 
 
+def test_refuses_a_matrix_that_lies_the_other_way(state: dict[str, Tensor]) -> None:
+    """It has as many numbers, and would be read without a word."""
+    turned = {**state, "fc1.weight": state["fc1.weight"].transpose(0, 1)}
+    with pytest.raises(
+        ValueError, match=r"'fc1.weight' .* has shape \(128, 8, 1, 1\), 'down_proj.weight' here \(8, 128\)"
+    ):
+        load_weights(SqueezeExcite(128), turned, "timm")
+
+
 def test_refuses_a_block_without_a_counterpart() -> None:
     with pytest.raises(ValueError, match=r"SimAM has layouts \[\], got 'timm'"):
         load_weights(SimAM(3), {}, "timm")
