@@ -165,9 +165,9 @@ def test_a_block_follows_where_its_module_is_replaced(network: nn.Module) -> Non
     x = _images(1)
     wanted = network(x)
     network.add_module("norm", copy.deepcopy(network.get_submodule("norm")))
-    network.norm._forward_hooks.clear()  # type: ignore[union-attr, operator]
+    network.norm._forward_hooks.clear()  # type: ignore[union-attr]
     assert torch.equal(network(x), wanted)
-    synced = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     assert torch.equal(synced(x), wanted)
     remove_attention(synced)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in synced.modules())
@@ -177,7 +177,7 @@ def test_knows_what_was_put_into_parts_by_themselves() -> None:
     model = nn.Sequential(OwnNetwork().eval(), nn.Identity())
     insert_attention(model[0], SqueezeExcite, "norm", example=torch.zeros(1, 1, 32, 32))
     assert list(inserted(model)) == ["0.norm"]
-    with pytest.raises(ValueError, match="there is a block behind '0.norm' already"):
+    with pytest.raises(ValueError, match=r"there is a block behind '0\.norm' already"):
         insert_attention(model, SimAM, "0.norm")
     insert_attention(model, SimAM, "0.stem")
     remove_attention(model)
