@@ -165,7 +165,7 @@ class CaptionDataModule(CaptionedImagesDataModule):
         if "train" not in loaded:
             raise ValueError(
                 f"root={str(self._tree.root)!r}: no captioned image is left to train on; look at the splits that the "
-                f"captions name, or hold out less than {self._held_out}"
+                f"captions name, or hold out less than {self._held_out}" + "".join(f"\n{note}" for note in self.notes)
             )
         return loaded
 

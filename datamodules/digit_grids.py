@@ -185,6 +185,7 @@ class DigitGrids(ImageReader):
         self.cells = cells
         self.shape = shape
         self.augmentation = tuple(augmentation)
+        self.changes = bool(self.augmentation)
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
         """All of them in one piece.

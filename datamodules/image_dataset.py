@@ -15,7 +15,13 @@ ImageBatch = tuple[Tensor, Tensor]
 
 
 class ImageReader:
-    """Base of a set of images, raw as they are."""
+    """Base of a set of images, raw as they are.
+
+    Attributes:
+        changes: whether an image looks another way each time it is read.
+    """
+
+    changes: bool = False
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
         """The images of these numbers, in order, in pieces of one size each: (b, C, H, W), uint8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,9 @@ def read_image(file: str | Path | IO[bytes], name: str | None = None, *, thumbna
             "trust it"
         ) from error
     except Exception as error:  # decoders raise whatever the broken bytes lead them to
+        reason = re.sub(" <.*>", "", str(error))  # an open file has an address, and nobody wants to know it
         raise ValueError(
-            f"{name} cannot be read as an image ({error}); it is damaged, cut short, or no image: replace it or leave "
+            f"{name} cannot be read as an image ({reason}); it is damaged, cut short, or no image: replace it or leave "
             "it out"
         ) from error
 
@@ -201,13 +203,30 @@ class ImageTransform:
             ValueError: there is no image, or one cannot be read.
             TypeError: the images are not in a list.
         """
-        if isinstance(images, Tensor):
-            return images
-        if isinstance(images, str) or not isinstance(images, Sequence):
+        self.check(images)
+        return images if isinstance(images, Tensor) else torch.stack([self(image) for image in images])
+
+    def check(self, images: Sequence[RawImage] | Tensor) -> None:
+        """Refuses what is neither images in a list nor a batch of transformed ones.
+
+        Args:
+            images: as :meth:`batch` takes them.
+
+        Raises:
+            ValueError: there is no image; or a tensor has another shape, or whole numbers.
+            TypeError: the images are not in a list.
+        """
+        if isinstance(images, str) or not isinstance(images, (Sequence, Tensor)):
             raise TypeError(f"images must be a list of images, got one {type(images).__name__}; put it in a list")
-        if not images:
+        if not len(images):
             raise ValueError("images is empty; pass at least one")
-        return torch.stack([self(image) for image in images])
+        if isinstance(images, Tensor) and not (
+            images.ndim == 4 and images.size(1) == self.channels and images.is_floating_point()
+        ):
+            raise ValueError(
+                f"images: one tensor must hold transformed images, (B, {self.channels}, H, W) of floats, got "
+                f"{tuple(images.shape)} of {images.dtype}; raw images go in a list"
+            )
 
     def fit(self, images: Tensor) -> Tensor:
         """Gives images these channels and this size, the values staying as they are.

@@ -27,6 +27,7 @@ from lightning_modules.rollout import attention_rollout
 from lightning_modules.sampling import Sampling
 from lightning_modules.schedules import LengthAwareSchedule, Noam, WarmupCosine
 from lightning_modules.seq2seq import Seq2Seq, Seq2SeqNetwork
+from lightning_modules.start_from import StartFrom
 from lightning_modules.system import System
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_generator import TextGenerator
@@ -89,6 +90,7 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqNetwork",
     "SmallResNet",
+    "StartFrom",
     "StepOutput",
     "System",
     "TextDecoder",

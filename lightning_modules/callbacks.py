@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import cast
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from datamodules.image_transform import RawImage
 from datamodules.text_batch import TextBatch
-from lightning_modules.figures import log_figure, log_text
+from lightning_modules.figures import NoAttentionError, log_figure, log_text
 from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.system import System
 
@@ -33,7 +34,7 @@ def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor)
 class AttentionMapLogger(Callback):
     """Logs what the attention looks at in a few validation images, after every so many epochs.
 
-    Works with any system that has ``plot(images)``.
+    Works with any system that has ``plot(images)``; of one without attention it draws nothing, and says so.
 
     Args:
         num_images: how many images.
@@ -64,7 +65,12 @@ class AttentionMapLogger(Callback):
         # By every process: under FSDP a forward pass needs them all.
         if batch_idx == 0 and due and not trainer.sanity_checking:
             inputs = batch.source_texts if isinstance(batch, TextBatch) else batch[0]
-            log_figure(trainer, "attention", draw_attention(pl_module, inputs[: self.num_images]))
+            try:
+                figure = draw_attention(pl_module, inputs[: self.num_images])
+            except NoAttentionError as error:
+                rank_zero_info(f"AttentionMapLogger draws nothing: {error}")
+            else:
+                log_figure(trainer, "attention", figure)
 
 
 class TranslationLogger(Callback):

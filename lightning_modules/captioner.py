@@ -22,7 +22,7 @@ from lightning_modules.caption_objectives import CaptionObjective, Likelihood
 from lightning_modules.cider import CIDErD, DocumentFrequencies
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.diversity import DistinctNGrams, VocabularyUse
-from lightning_modules.figures import words_over_image
+from lightning_modules.figures import NoAttentionError, words_over_image
 from lightning_modules.meteor import METEOR
 from lightning_modules.system import adamw
 from lightning_modules.text_decoder import Encoded
@@ -157,9 +157,10 @@ class Captioner(TextGenerator):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        self.transform.check(images)
         captions: list[str] = []
         with evaluating(self), torch.inference_mode():
-            for start in range(0, max(1, len(images)), batch_size):
+            for start in range(0, len(images), batch_size):
                 captions += self.texts(self.write(self.prepare(images[start : start + batch_size]), strategy))
         return captions
 
@@ -170,10 +171,11 @@ class Captioner(TextGenerator):
             images: raw images, or a batch that is transformed already, (B, C, H, W).
 
         Raises:
-            ValueError: the decoder has no attention, or there is no image.
+            NoAttentionError: the decoder has none.
+            ValueError: there is no image.
         """
         if not self.decoder.attends:
-            raise ValueError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
+            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
         batch = self.prepare(images)
         with evaluating(self), torch.inference_mode():
             features = self.features(batch)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules  # noqa: F401 # imported so that recipes can name its classes without their modules
 import lightning_modules  # noqa: F401 # likewise
@@ -35,6 +36,7 @@ class SystemCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Reads the words, and the checkpoint that they name, if only to see that it is one."""
         super().parse_arguments(parser, args)
+        self._asked = self.config[self.config.subcommand].model.init_args.clone()
         path = self.config[self.config.subcommand].ckpt_path
         # What is no path is a word of Lightning's, such as "best"; a folder is a checkpoint in several files.
         if path is not None and Path(path).suffix and not Path(path).is_dir() and "://" not in path:
@@ -42,8 +44,19 @@ class SystemCLI(LightningCLI):
                 read_checkpoint(path)
 
     def instantiate_classes(self) -> None:
-        """Builds data, model and trainer."""
+        """Builds data, model and trainer, and says where a checkpoint overrules what was asked for."""
         resumes = self.config[self.config.subcommand].ckpt_path is not None
+        model = self.config[self.config.subcommand].model
+        overruled = [
+            name
+            for name, value in vars(self._asked).items()
+            if resumes and name not in LINKED and value != model.init_args.get(name)
+        ]
+        if overruled:
+            rank_zero_info(
+                f"ckpt_path: the checkpoint's own {', '.join(overruled)} counts, not what the recipe or the command "
+                "line says; the callback StartFrom takes its weights alone"
+            )
         with user_errors(), weights_to_come() if resumes else nullcontext():
             super().instantiate_classes()
 

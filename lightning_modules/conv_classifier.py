@@ -10,10 +10,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from attention_blocks import FeatureMapAttention, insert_attention
+from attention_blocks import EaseIn, FeatureMapAttention, insert_attention
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier, NetworkFactory
-from lightning_modules.figures import gates
+from lightning_modules.figures import NoAttentionError, gates
 from lightning_modules.resnet import SmallResNet
 from lightning_modules.system import adamw
 
@@ -33,7 +33,12 @@ def attended(
 
     Raises:
         ValueError: ``where`` is left out and the network names no ``attention_places``; see :func:`insert_attention`.
+        TypeError: ``backbone`` makes no network.
     """
+    if isinstance(backbone, str):
+        raise TypeError(
+            f"backbone must make a network, as functools.partial(TimmNetwork, name={backbone!r}) does, got {backbone!r}"
+        )
     network = backbone(num_classes, image_size, in_channels)
     if attention is not None:
         where = getattr(network, "attention_places", None) if where is None else where
@@ -55,12 +60,15 @@ class ConvClassifier(Classifier):
 
     Args:
         backbone: makes the network as ``backbone(num_classes, (height, width), channels)``: :class:`SmallResNet`,
-            :class:`TimmNetwork` for any CNN of timm, or one's own.
+            :class:`TimmNetwork` for any CNN of timm, or one's own, whose head is its part of that name, or else the
+            last of its parts that has weights.
         attention: makes a block as ``attention(channels)``; :class:`EaseIn` of one for a backbone that is trained.
-        where: behind which modules, see :func:`insert_attention`; where the backbone says when left out.
+        where: behind which modules, see :func:`insert_attention`; where the backbone says when left out. Without
+            ``attention`` it says nothing.
 
     Raises:
         ValueError: see :class:`Classifier` and :func:`insert_attention`.
+        TypeError: ``backbone`` makes no network.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, inserted
@@ -99,8 +107,10 @@ class ConvClassifier(Classifier):
 
     def layers(self) -> Sequence[nn.Module]:
         """The backbone, as one layer: all but the head and what was inserted."""
-        new = ("head", "inserted_attention")
-        return [nn.ModuleList(child for name, child in self.network.named_children() if name not in new)]
+        own = {name: child for name, child in self.network.named_children() if name != "inserted_attention"}
+        with_weights = [name for name, child in own.items() if any(True for _ in child.parameters())]
+        head = ["head"] if "head" in own else with_weights[-1:]
+        return [nn.ModuleList(child for name, child in own.items() if name not in head)]
 
     @torch.inference_mode()
     def attention_gates(self, images: Sequence[RawImage] | Tensor) -> dict[str, Tensor]:
@@ -131,12 +141,12 @@ class ConvClassifier(Classifier):
             images: raw images, or a batch that is transformed already, (B, C, H, W).
 
         Raises:
-            ValueError: there is no attention in the network.
+            NoAttentionError: there is no attention in the network.
         """
         batch = self.prepare(images)
         found = self.attention_gates(batch)
         if not found:
-            raise ValueError("there is no attention in this network, so there are no gates to draw")
+            raise NoAttentionError("there is no attention in this network, so there are no gates to draw")
         titles = [f"{best[0].label} {best[0].probability:.0%}" for best in self.classify(batch, top=1)]
         return gates(self.transform.denormalize(batch), _last_of_each_kind(found), titles)
 
@@ -145,7 +155,9 @@ def _blocks(network: nn.Module) -> dict[str, FeatureMapAttention]:
     """The blocks, by place if they were inserted, without the parts of others."""
     found: dict[str, FeatureMapAttention] = {}
     for name, module in network.named_modules():
-        if isinstance(module, FeatureMapAttention) and not any(name.startswith(f"{other}.") for other in found):
+        gated = isinstance(module.block if isinstance(module, EaseIn) else module, FeatureMapAttention)
+        if gated and not any(name.startswith(f"{other}.") for other in found):
+            assert isinstance(module, FeatureMapAttention)  # noqa: S101 (EaseIn is one too)
             found[name] = module
     return {name.removeprefix("inserted_attention.").replace("/", "."): block for name, block in found.items()}
 

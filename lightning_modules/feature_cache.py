@@ -32,7 +32,8 @@ class CacheFeatures(FreezeBackbone):
 
     Raises:
         ValueError: ``batch_size`` is not positive; or, once the training starts, the system is no captioner, its data
-            have no captioned images, or the images are augmented, which no cache could know.
+            have no captioned images, the images are augmented, which no cache could know, or another
+            :class:`FreezeBackbone` is to thaw the backbone.
 
     Example:
         >>> CacheFeatures("features").epochs
@@ -45,6 +46,7 @@ class CacheFeatures(FreezeBackbone):
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.folder = Path(folder)
         self.batch_size = batch_size
+        self._filled: CaptionDataset | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes the features, or finds them; the weights are on their device, and a checkpoint's if there is one."""
@@ -55,8 +57,12 @@ class CacheFeatures(FreezeBackbone):
                 f"CacheFeatures needs a captioner and a DataModule of captioned images, got {type(pl_module).__name__} "
                 f"and {type(dataset).__name__} as dataset('train')"
             )
-        if dataset.augmentation:
+        if dataset.augmentation or dataset.reader.changes:
             raise ValueError("CacheFeatures keeps one look at each image, so give the data augmentation=[]")
+        if any(isinstance(callback, FreezeBackbone) and callback is not self for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "CacheFeatures freezes the backbone for good, so another FreezeBackbone cannot thaw it; leave one out"
+            )
         backbone = pl_module.network.backbone
         # A place's features lie side by side, as whoever reads them place by place wants them, and no copy turns them.
         path = self.folder / f"features-{weights_key(backbone, dataset.content_key(), 'features last')}.npy"
@@ -68,6 +74,13 @@ class CacheFeatures(FreezeBackbone):
         trainer.strategy.barrier()
         # Copy on write, since torch knows no tensors that cannot be written to.
         dataset.features = torch.from_numpy(np.load(path, mmap_mode="c")).permute(0, 3, 1, 2)
+        self._filled = dataset
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the images back: what is trained next on the same data may have another backbone."""
+        if self._filled is not None:
+            self._filled.features = None
+            self._filled = None
 
 
 def weights_key(module: nn.Module, *more: str) -> str:

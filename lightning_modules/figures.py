@@ -14,6 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
+class NoAttentionError(ValueError):
+    """There is nothing to draw: a system has no attention."""
+
+
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
     """Gives a figure to every logger: TensorBoard and W&B show it, beside any other it is saved as a PNG.
 
@@ -91,11 +95,12 @@ def _show(axis: Axes, image: Tensor, title: str) -> None:
 
 
 def _lay_over(axis: Axes, image: Tensor, heat: Tensor) -> None:
-    """A map, (rows, columns), stretched over an image of another size."""
+    """A map, (rows, columns), not negative, stretched over an image of another size; black is nothing."""
     height, width = image.shape[-2:]
     axis.imshow(
         heat.float().cpu().numpy(),
         cmap=matplotlib.colormaps["inferno"],
+        vmin=0.0,  # or what is even would look as uneven as any
         alpha=0.6,
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="bilinear",
@@ -123,14 +128,16 @@ def gates(images: Tensor, found: Mapping[str, Tensor], titles: Sequence[str]) ->
         _show(axes[row][0], image, title)
         for column, (name, gate) in enumerate(found.items(), start=1):
             axis, one = axes[row][column], gate[row].float().cpu()
-            one = one[0] if one.ndim == 4 else one
+            if one.ndim == 4:
+                name, one = f"{name}, path 1 of {len(one)}", one[0]
             if one.shape[1:] == (1, 1):
                 axis.bar(range(len(one)), one.flatten().numpy(), width=1.0)
                 axis.set_ylim(0.0, max(1.0, one.max().item()))
                 axis.set_title(name, fontsize="x-small")
             else:
-                _show(axis, image, name)
-                _lay_over(axis, image, one.mean(0))
+                heat = one.mean(0)
+                _show(axis, image, f"{name}\n{heat.min():.2f} to {heat.max():.2f}")
+                _lay_over(axis, image, heat)
     return figure
 
 

@@ -14,7 +14,7 @@ from attention_blocks.evaluating import evaluating
 from datamodules.text_batch import TextBatch
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.decoding_strategy import DecodingStrategy
-from lightning_modules.figures import alignment
+from lightning_modules.figures import NoAttentionError, alignment
 from lightning_modules.system import adamw
 from lightning_modules.text_decoder import Encoded, TextDecoder
 from lightning_modules.text_generator import TextGenerator
@@ -149,12 +149,13 @@ class Seq2Seq(TextGenerator):
             texts: raw text.
 
         Raises:
-            ValueError: the decoder has no attention, or there is no text.
+            NoAttentionError: the decoder has none.
+            ValueError: there is no text.
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"texts must be a list of at least one sentence, got {texts!r}")
         if not self.decoder.attends:
-            raise ValueError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
+            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
         batch = self.prepare(texts)
         with evaluating(self), torch.inference_mode():
             best = [hypotheses[0] for hypotheses in self.write(batch, need_weights=True)]

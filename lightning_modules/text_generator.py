@@ -223,11 +223,12 @@ class TextGenerator(System):
 
     def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
         target, memory = self.target(batch), self.encode(batch)
-        logits, labels = self.decoder.output(self.decoder(target[:, :-1], memory)), target[:, 1:]
+        features, labels = self.decoder(target[:, :-1], memory), target[:, 1:]
         real = labels != self.target_tokenizer.pad_id
-        losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none")
-        scores.loss.update(losses)
-        scores.accuracy.update((logits.argmax(dim=-1) == labels)[real].float())
+        # Of what is no padding alone: one text of a thousand words makes all others as long.
+        logits, labels = self.decoder.output(features[real]).float(), labels[real]
+        scores.loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        scores.accuracy.update((logits.argmax(dim=-1) == labels).float())
         scores.update(self.texts(self.write(batch, strategy, memory=memory)), self.references(batch))
 
     def _finish(self, stage: str, scores: TextScores) -> None:

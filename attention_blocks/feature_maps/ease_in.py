@@ -48,8 +48,8 @@ class EaseIn(FeatureMapAttention):
         return 1 + self.share.to(x.dtype) * (self._attention().gate(x) - 1)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The block's own gates, before they are mixed with 1."""
-        return self._attention().gates(x)
+        """The block's own gates, named with the share of them that is let in."""
+        return {f"{name}, {self.share.item():.0%} of it": gate for name, gate in self._attention().gates(x).items()}
 
     def _attention(self) -> FeatureMapAttention:
         if not isinstance(self.block, FeatureMapAttention):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,15 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import lightning_modules.callbacks
-from lightning_modules import AttentionMapLogger, BeamSearch, LossCurve, TranslationLogger
+from datamodules import ImageTransform
+from lightning_modules import (
+    AttentionMapLogger,
+    BeamSearch,
+    ConvClassifier,
+    LossCurve,
+    SmallResNet,
+    TranslationLogger,
+)
 from lightning_modules.callbacks import draw_attention
 
 if TYPE_CHECKING:
@@ -227,3 +236,15 @@ def test_what_does_not_translate_is_named(
         trainer.fit(make_classifier(), make_loader(), make_loader())
     with pytest.raises(ValueError, match="num_sentences must be 1 or more, got 0"):
         TranslationLogger(num_sentences=0)
+
+
+def test_a_system_without_attention_is_trained_all_the_same(
+    make_trainer: MakeTrainer, make_loader: MakeLoader, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a recipe is whose attention was turned off on the command line."""
+    model = ConvClassifier(3, ImageTransform(8, channels=1), partial(SmallResNet, widths=(4,), depth=1))
+    trainer = make_trainer(CSVLogger(tmp_path, "maps"), callbacks=[AttentionMapLogger()])
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        trainer.fit(model, make_loader(), make_loader())
+    assert "AttentionMapLogger draws nothing: there is no attention in this network" in caplog.text
+    assert not (tmp_path / "maps" / "version_0" / "figures").exists()

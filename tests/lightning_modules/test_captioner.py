@@ -115,6 +115,15 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: M
         system.caption([cut])
     with pytest.raises(FileNotFoundError, match="there is no such image file"):
         system.caption([tmp_path / "none.jpg"])
+    with pytest.raises(TypeError, match="images must be a list of images, got one Image"):
+        system.caption(Image.new("RGB", (9, 9)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got one generator"):
+        system.caption(name for name in ("cat.jpg",))  # type: ignore[arg-type]
+    for tensor in (torch.rand(3, 16, 24), torch.rand(2, 1, 16, 24), torch.zeros(2, 3, 16, 24, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"one tensor must hold transformed images, \(B, 3, H, W\) of floats, got"):
+            system.caption(tensor)
+    with pytest.raises(ValueError, match="images is empty"):
+        system.caption(torch.zeros(0, 3, 16, 24))
     with pytest.raises(ValueError, match="images is empty"):
         system.caption([])
     with pytest.raises(TypeError, match="images must be a list of images, got one str"):

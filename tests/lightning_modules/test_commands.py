@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lightning_modules import BeamSearch, Captioner, LengthPenalty, Sampling, Seq2Seq, TextGenerator
+from attention_blocks import CBAM
+from datamodules import ImageTransform
+from lightning_modules import (
+    BeamSearch,
+    Captioner,
+    ConvClassifier,
+    LengthPenalty,
+    Sampling,
+    Seq2Seq,
+    SmallResNet,
+    System,
+)
 from lightning_modules.commands import COMMANDS
 from lightning_modules.recipe_files import RECIPES, recipe_names
 
@@ -202,7 +214,7 @@ def translator(make_writer: MakeTranslator, make_trainer: MakeTrainer, tmp_path:
     return system
 
 
-def save(system: TextGenerator, path: Path, make_trainer: MakeTrainer) -> None:
+def save(system: System, path: Path, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.strategy.connect(system)
     trainer.save_checkpoint(path)
@@ -298,6 +310,19 @@ def test_plot_without_attention_is_refused(
 ) -> None:
     save(make_writer("fixed"), tmp_path / "fixed.ckpt", make_trainer)
     assert_one_line_error(run_command("plot", "fixed.ckpt", "ein Vogel"), "FixedVectorDecoder has no attention")
+
+
+def test_plot_draws_the_gates_of_a_cnn(
+    tmp_path: Path, picture: Path, make_trainer: MakeTrainer, run_command: RunCommand
+) -> None:
+    network = partial(SmallResNet, widths=(8, 16), depth=1)
+    attention = partial(CBAM, reduction=4)
+    save(ConvClassifier(3, ImageTransform(12, channels=1), network, attention), tmp_path / "cbam.ckpt", make_trainer)
+    ran = run_command("plot", "cbam.ckpt", picture, "--out", "maps")
+    assert ran.code is None, ran.err
+    with Image.open(Path("maps") / "digit.png") as image:
+        assert image.width > 3 * image.height  # the image, and two gates of each of two stages
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
 # Captions.

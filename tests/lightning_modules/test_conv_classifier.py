@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -28,6 +29,11 @@ from tests.lightning_modules.conftest import MakeTrainer, RunCommand
 
 TINY = partial(SmallResNet, widths=(8, 16), depth=1)
 TRANSFORM = ImageTransform(12, channels=1)
+
+
+def torchvision_network(num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
+    """A network of somebody else's."""
+    return torchvision.models.resnet18(num_classes=num_classes)
 
 
 def _loader() -> DataLoader[tuple[torch.Tensor, ...]]:
@@ -169,7 +175,7 @@ def test_freezing_wants_layers(make_trainer: MakeTrainer) -> None:
     [
         (partial(CBAM, reduction=4), {"channels": (2, 16, 1, 1), "places": (2, 1, 6, 6)}),
         (CoordinateAttention, {"rows": (2, 16, 6, 1), "columns": (2, 16, 1, 6)}),
-        (partial(EaseIn, block=SqueezeExciteOfFour), {"gate": (2, 16, 1, 1)}),
+        (partial(EaseIn, block=SqueezeExciteOfFour), {"gate, 0% of it": (2, 16, 1, 1)}),
         (SimAM, {"gate": (2, 16, 6, 6)}),
         (partial(GlobalContext, reduction=4), {"gate": (2, 1, 6, 6)}),
         (partial(SelectiveKernel, groups=1), {"gate": (2, 2, 16, 1, 1)}),
@@ -187,7 +193,12 @@ def test_gates_by_place_and_their_picture(
     axes = model.plot(images).axes
     assert len(axes) == 2 * (1 + len(gates))
     assert axes[0].get_title().split()[0] in ("ant", "bee", "cow")
-    assert [axis.get_title() for axis in axes[1 : 1 + len(gates)]] == list(gates)
+    for axis, (name, gate) in zip(axes[1 : 1 + len(gates)], gates.items(), strict=True):
+        title, _, spread = axis.get_title().partition("\n")
+        assert title == (f"{name}, path 1 of 2" if gate.ndim == 5 else name)
+        if gate.shape[2:] != (1, 1) and gate.ndim == 4:  # how far it spreads, since the colours only go up to its most
+            least, most = gate[0].mean(0).min(), gate[0].mean(0).max()
+            assert spread == f"{least:.2f} to {most:.2f}"
 
 
 def test_the_gates_are_those_that_multiply() -> None:
@@ -197,6 +208,25 @@ def test_the_gates_are_those_that_multiply() -> None:
     block.register_forward_hook(lambda block, inputs, output: seen.append(output / inputs[0]))
     gates = model.attention_gates([torch.rand(1, 12, 12)])
     torch.testing.assert_close(seen[0], gates["stages.0.0.norm2 gate"].expand_as(seen[0]))
+
+
+def test_a_block_without_a_gate_is_not_drawn() -> None:
+    """Any module can be eased in, and not all multiply."""
+    model = ConvClassifier(3, TRANSFORM, TINY, partial(EaseIn, block=nn.InstanceNorm2d), "stages.1")
+    assert model.attention_gates([torch.rand(1, 12, 12)]) == {}
+
+
+def test_the_head_of_a_network_of_ones_own_is_its_last_part() -> None:
+    model = ConvClassifier(3, ImageTransform(32), torchvision_network, SimAM, "layer4")
+    [layer] = model.layers()
+    own = {id(parameter) for parameter in layer.parameters()}
+    rest = [name for name, parameter in model.network.named_parameters() if id(parameter) not in own]
+    assert rest == ["fc.weight", "fc.bias"]
+
+
+def test_refuses_a_backbone_that_makes_no_network() -> None:
+    with pytest.raises(TypeError, match=r"as functools.partial\(TimmNetwork, name='resnet18'\) does, got 'resnet18'"):
+        ConvClassifier(3, TRANSFORM, "resnet18")  # type: ignore[arg-type]
 
 
 def test_refuses_to_draw_without_attention() -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from datamodules import DigitGridDataModule, RandomFlip
+from datamodules import CaptionBatch, DigitGridDataModule, RandomFlip
 from lightning_modules import CacheFeatures, Captioner, FreezeBackbone, RNNCaptioner
 from lightning_modules.feature_cache import weights_key, write_rows
 
@@ -48,13 +49,21 @@ def test_batches_carry_what_the_backbone_makes_of_their_images(tmp_path: Path, m
     data = grids()
     system = captioner(data)
     plain = data.dataset("train")[[3, 0, 19]]
-    make_trainer(callbacks=[CacheFeatures(tmp_path, batch_size=3)]).fit(system, data)
-    batch = data.dataset("train")[[3, 0, 19]]
+    seen: list[CaptionBatch] = []
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            seen.append(data.dataset("train")[[3, 0, 19]])
+
+    make_trainer(callbacks=[CacheFeatures(tmp_path, batch_size=3), Look()]).fit(system, data)
+    [batch] = seen
     assert batch.images is None
     assert batch.features is not None
     torch.testing.assert_close(batch.features, system.eval().network.backbone(plain.images))
     assert batch.features.permute(0, 2, 3, 1).is_contiguous()
     assert data.dataset("val")[[0]].features is None
+    # What is trained next may have another backbone.
+    assert data.dataset("train")[[0]].features is None
 
 
 def test_the_backbone_looks_once_and_never_learns(
@@ -70,7 +79,6 @@ def test_the_backbone_looks_once_and_never_learns(
             looks[-1] += 1
 
         system.network.backbone.register_forward_hook(count)
-        data.dataset("train").features = None
         make_trainer(max_epochs=3, callbacks=[CacheFeatures(tmp_path)], limit_val_batches=0).fit(system, data)
         for name, value in system.network.backbone.state_dict().items():
             assert torch.equal(value, before[name])
@@ -131,5 +139,9 @@ def test_what_cannot_be_cached_is_named(
         trainer.fit(make_classifier(), make_loader())
     data = grids()
     data.dataset("train").augmentation = (RandomFlip(),)
-    with pytest.raises(ValueError, match=r"keeps one look at each image, so give the data augmentation=\[\]"):
-        make_trainer(callbacks=[CacheFeatures(tmp_path)]).fit(captioner(data), data)
+    warped = grids(augmentation=(RandomFlip(),))
+    for changing in (data, warped):
+        with pytest.raises(ValueError, match=r"keeps one look at each image, so give the data augmentation=\[\]"):
+            make_trainer(callbacks=[CacheFeatures(tmp_path)]).fit(captioner(changing), changing)
+    with pytest.raises(ValueError, match="so another FreezeBackbone cannot thaw it; leave one out"):
+        make_trainer(callbacks=[CacheFeatures(tmp_path), FreezeBackbone(1)]).fit(captioner(grids()), grids())
