@@ -99,6 +99,7 @@ def generate(
     bos_id: int,
     eos_id: int,
     pad_id: int,
+    unk_id: int | None = None,
     max_length: int | Tensor,
     min_length: int = 0,
     prefix: Sequence[Sequence[int]] | Tensor | None = None,
@@ -108,10 +109,10 @@ def generate(
 ) -> list[list[Hypothesis]]:
     """Writes the best token sequences for each sentence of a batch.
 
-    A sentence that is done leaves the batch, so that no work is spent on it. ``pad_id`` is never generated, nor is
-    ``bos_id`` unless it is the same as ``eos_id``; a prefix may hold them. Log probabilities are those of the
-    decoder's whole distribution: what is forbidden does not make the rest likelier. They are summed in float32 at
-    least. Runs in inference mode.
+    A sentence that is done leaves the batch, so that no work is spent on it. ``pad_id`` and ``unk_id`` are never
+    generated, nor is ``bos_id`` unless it is the same as ``eos_id``; a prefix may hold them. Log probabilities are
+    those of the decoder's whole distribution: what is forbidden does not make the rest likelier. They are summed in
+    float32 at least. Runs in inference mode.
 
     Args:
         decoder: gives the logits.
@@ -120,6 +121,7 @@ def generate(
         bos_id: the token before the first one.
         eos_id: the token that ends a hypothesis.
         pad_id: the token that fills up shorter sentences of a batch.
+        unk_id: the token that stands for any other, which says nothing to a reader; none when left out.
         max_length: most tokens to generate, (B,) or one number for all; ``eos_id`` counts, the prefix does not. What
             has not ended by then is cut.
         min_length: fewest tokens to generate before ``eos_id``.
@@ -154,6 +156,7 @@ def generate(
     """
     if n_best < 1:
         raise ValueError(f"n_best must be 1 or more, got {n_best}")
+    forbidden = {pad_id, bos_id} if unk_id is None else {pad_id, bos_id, unk_id}
     with torch.inference_mode(), packed(*_modules(decoder)):
         state = decoder.start(memory)
         sentences, vocabulary = _read(state, eos_id, max_length, min_length, _unpad(prefix, pad_id))
@@ -162,7 +165,7 @@ def generate(
             strategy=strategy,
             width=strategy.width(n_best),
             eos_id=eos_id,
-            forbidden=sentences.number.new_tensor(sorted({pad_id, bos_id} - {eos_id})),
+            forbidden=sentences.number.new_tensor(sorted(forbidden - {eos_id})),
             vocabulary=vocabulary,
             need_weights=need_weights or strategy.needs_weights,
             generator=generator,

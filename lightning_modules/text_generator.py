@@ -212,6 +212,7 @@ class TextGenerator(System):
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
+            unk_id=tokenizer.unk_id,
             max_length=self.length_limit(batch),
             n_best=n_best,
             need_weights=need_weights,

@@ -401,6 +401,17 @@ def test_the_end_may_be_the_token_that_also_begins_or_pads() -> None:
     assert pads.tokens == [2]
 
 
+def test_the_unknown_is_never_written() -> None:
+    """To a reader it says nothing; what is likeliest beside it is written, at its own chance."""
+    table = torch.tensor([[0.0, 1.0, 9.0, 2.0], [9.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]])
+    arguments = {"bos_id": 0, "eos_id": 1, "pad_id": 0, "max_length": 9}
+    [[doubtful]] = generate(Language(table), None, prefix=[[]], **arguments)  # type: ignore[arg-type]
+    assert doubtful.tokens[0] == 2
+    [[known]] = generate(Language(table), None, prefix=[[]], unk_id=2, **arguments)  # type: ignore[arg-type]
+    assert known.tokens == [3, 1]
+    assert known.log_probability == pytest.approx((table.log_softmax(1)[0, 3] + table.log_softmax(1)[3, 1]).item())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_scores_are_summed_in_float32_at_least(dtype: torch.dtype) -> None:
     table = torch.randn(40, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
