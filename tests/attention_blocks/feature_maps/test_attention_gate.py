@@ -35,6 +35,12 @@ def test_without_a_gating_map_the_map_gates_itself(draw: Draw) -> None:
     assert torch.equal(block(x), block(x, x))
 
 
+def test_parameters_of_the_authors_code() -> None:
+    """Of its gate: 2 x 2 without a bias for the map, 1 x 1 with one for what gates it and for the scores."""
+    count = 64 * 32 * 4 + (128 * 32 + 32) + (32 + 1)
+    assert sum(p.numel() for p in AttentionGate(64, 128).parameters()) == count
+
+
 def test_odd_sides_are_let_through_whole() -> None:
     assert AttentionGate(4)(torch.randn(1, 4, 7, 5)).shape == (1, 4, 7, 5)
 

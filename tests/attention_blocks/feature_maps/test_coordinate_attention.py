@@ -42,6 +42,12 @@ def test_equals_the_equation_place_by_place(draw: Draw) -> None:
             torch.testing.assert_close(block(x)[0, :, row, column], x[0, :, row, column] * of_row * of_column)
 
 
+def test_parameters_of_the_authors_code() -> None:
+    """Three convolutions of 1 x 1 with biases and a batch norm, 8 channels between for 64."""
+    count = (64 * 8 + 8) + 2 * 8 + 2 * (8 * 64 + 64)
+    assert sum(p.numel() for p in CoordinateAttention(64).parameters()) == count
+
+
 def test_the_bottleneck_has_eight_channels_or_more() -> None:
     assert CoordinateAttention(64).down_proj.out_channels == 8
     assert CoordinateAttention(512).down_proj.out_channels == 16
