@@ -1,6 +1,6 @@
 """Attention on feature maps: seconds and peak memory over timm's modules with the same weights.
 
-``SelfAttention2d`` stands beside timm's ``NonLocalAttn`` of the same widths, which ends in a batch norm where ours has a
+``SelfAttention2d`` stands beside timm's ``NonLocalAttn`` of its widths, which ends in a batch norm where ours has a
 learned scale, so the two cannot have the same weights.
 """
 

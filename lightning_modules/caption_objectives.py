@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attention_blocks.evaluating import evaluating
 from lightning_modules.beam_search import BeamSearch
+from lightning_modules.caption_metrics import caption_words
 from lightning_modules.caption_network import CaptionNetwork
 from lightning_modules.cider import cider_d
 from lightning_modules.rnn_text_decoder import RNNTextDecoder
@@ -95,6 +96,16 @@ class Likelihood(CaptionObjective):
         return system.cross_entropy(features, target, self.label_smoothing) + added
 
 
+def words_and_end(text: str) -> list[str]:
+    """The words of a caption, and its end as one more: a caption that breaks off ends as no reference does.
+
+    Example:
+        >>> words_and_end("A dog runs.")
+        ['a', 'dog', 'runs', '<end>']
+    """
+    return [*caption_words(text), "<end>"]
+
+
 @dataclass(frozen=True)
 class SelfCritical(CaptionObjective):
     """Makes captions likelier that score higher than the one that is written greedily, and the others unlikelier.
@@ -103,8 +114,9 @@ class SelfCritical(CaptionObjective):
 
         loss = - (CIDEr-D(drawn) - CIDEr-D(greedy)) · log p(drawn),    a mean over the words
 
-    For the last epochs, from a checkpoint that was trained for :class:`Likelihood`, at a low rate. Rare n-grams are
-    told from common ones by the captions that are trained on. ``train/reward`` is the mean CIDEr-D of what was drawn.
+    For the last epochs, from a checkpoint that was trained for :class:`Likelihood` (see :class:`StartFrom`), at a low
+    rate. Rare n-grams are told from common ones by the captions that are trained on; the end of a caption counts as a
+    word, or captions would learn to break off. ``train/reward`` is the mean CIDEr-D of what was drawn.
 
     Args:
         samples: captions that are drawn for each image of a batch.
@@ -152,4 +164,6 @@ class SelfCritical(CaptionObjective):
 
     @staticmethod
     def _score(system: Captioner, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
-        return torch.tensor(cider_d(texts, references, system.training_frequencies), device=system.device)
+        return torch.tensor(
+            cider_d(texts, references, system.training_frequencies, words_and_end), device=system.device
+        )

@@ -18,7 +18,7 @@ from datamodules.image_transform import ImageTransform, RawImage
 from datamodules.tokenizer import Tokenizer
 from lightning_modules.caption_metrics import CaptionBLEU, RougeL
 from lightning_modules.caption_network import CaptionNetwork
-from lightning_modules.caption_objectives import CaptionObjective, Likelihood
+from lightning_modules.caption_objectives import CaptionObjective, Likelihood, words_and_end
 from lightning_modules.cider import CIDErD, DocumentFrequencies
 from lightning_modules.decoding_strategy import DecodingStrategy
 from lightning_modules.diversity import DistinctNGrams, VocabularyUse
@@ -113,8 +113,9 @@ class Captioner(TextGenerator):
 
     @cached_property
     def training_frequencies(self) -> DocumentFrequencies:
-        """Of how many of the images that are trained on a caption has an n-gram."""
-        return DocumentFrequencies.of(self.trainer.train_dataloader.dataset.captions)  # type: ignore[union-attr]
+        """Of how many of the images that are trained on a caption has an n-gram, its end counted as a word."""
+        captions = self.trainer.train_dataloader.dataset.captions  # type: ignore[union-attr]
+        return DocumentFrequencies.of(captions, words_and_end)
 
     def length_limit(self, batch: CaptionBatch) -> int:
         """See :meth:`TextGenerator.length_limit`."""

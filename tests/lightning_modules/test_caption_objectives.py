@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules import CaptionBatch
 from lightning_modules import BeamSearch, Likelihood, Sampling, SelfCritical
+from lightning_modules.caption_objectives import words_and_end
 from lightning_modules.cider import DocumentFrequencies, cider_d
 from lightning_modules.rnn_text_decoder import RNNTextDecoder
 
@@ -84,7 +85,7 @@ def test_values_out_of_their_range_are_named() -> None:
 
 @pytest.fixture
 def frequencies(caption_batch: CaptionBatch) -> DocumentFrequencies:
-    return DocumentFrequencies.of(caption_batch.references)
+    return DocumentFrequencies.of(caption_batch.references, words_and_end)
 
 
 def test_the_self_critical_loss_is_its_papers_formula(
@@ -101,7 +102,9 @@ def test_the_self_critical_loss_is_its_papers_formula(
         references = [caption_batch.references[row]]
         for one in several:
             [text] = system.target_tokenizer.decode([one.tokens])
-            [reward], [baseline] = (cider_d([each], references, frequencies) for each in (text, greedy[row]))
+            [reward], [baseline] = (
+                cider_d([each], references, frequencies, words_and_end) for each in (text, greedy[row])
+            )
             total -= (reward - baseline) * one.log_probability
             words += len(one.tokens)
     torch.manual_seed(5)
@@ -118,15 +121,25 @@ def test_self_critical_training_raises_the_score_of_what_is_written(
 
     def score() -> float:
         hypotheses = system.caption(cast(Tensor, caption_batch.images), BeamSearch(size=1))
-        return sum(cider_d(hypotheses, caption_batch.references, frequencies))
+        return sum(cider_d(hypotheses, caption_batch.references, frequencies, words_and_end))
 
     before = score()
-    for _ in range(40):
+    for _ in range(100):
         optimizer.zero_grad()
         system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert system.training
     assert score() > before + 1.0
+
+
+def test_a_caption_that_breaks_off_earns_less() -> None:
+    """By its words alone one that ends in "a" would score as well as one that ends behind "grass"."""
+    references = [["a dog runs on the grass", "a dog runs on a field", "the dog is on the grass"]]
+    frequencies = DocumentFrequencies.of([*references, ["a cat"], ["a cow"], ["snow"]], words_and_end)
+    texts = ["a dog runs on the grass", "a dog runs on the grass a"]
+    whole, broken = cider_d(texts, references * 2, frequencies, words_and_end)
+    assert whole > broken
+    assert frequencies.counts["grass", "<end>"] == 1
 
 
 def test_as_many_samples_as_none_are_refused() -> None:
