@@ -45,6 +45,21 @@ def test_training_is_the_same_as_through_a_frozen_backbone(tmp_path: Path, make_
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_backbone_that_is_thawed_at_an_epoch_learns_from_then_on(make_trainer: MakeTrainer) -> None:
+    data = grids()
+    system = captioner(data)
+    before = {name: value.clone() for name, value in system.network.backbone.named_parameters()}
+    moved: list[bool] = []
+
+    class Look(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            now = dict(system.network.backbone.named_parameters())
+            moved.append(any(not torch.equal(value, now[name]) for name, value in before.items()))
+
+    make_trainer(max_epochs=3, callbacks=[FreezeBackbone(2), Look()]).fit(system, data)
+    assert moved == [False, False, True]
+
+
 def test_batches_carry_what_the_backbone_makes_of_their_images(tmp_path: Path, make_trainer: MakeTrainer) -> None:
     data = grids()
     system = captioner(data)
