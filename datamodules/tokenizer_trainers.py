@@ -320,7 +320,9 @@ def _trained(
         ) from error
     found = blank.get_vocab_size()
     if found <= len(SPECIAL_TOKENS):
-        raise ValueError("texts: there is no text to train a tokenizer on")
+        raise ValueError(
+            "texts: there is no text to train a tokenizer on, or nothing in it comes as often as min_frequency says"
+        )
     if vocab_size is not None and found > vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: the characters of the texts and the special tokens are "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from attention_blocks.evaluating import evaluating
@@ -155,10 +155,18 @@ class SelfCritical(CaptionObjective):
             batch_first=True,
             padding_value=tokenizer.pad_id,
         )
-        features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
         labels = target[:, 1:]
         real = labels != tokenizer.pad_id
-        surprise = F.cross_entropy(system.decoder.output(features[real]).float(), labels[real], reduction="none")
+        # By the very chances by which the captions were drawn, without dropout and without what is never written: most
+        # score less than the greedy caption and are pushed down, which evens out only so, and else feeds the rest.
+        with evaluating(system):
+            for part in system.modules():  # which drop nothing here, and on GPUs go backward in training mode alone
+                part.training = isinstance(part, nn.RNNBase) and part.dropout == 0.0
+            features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
+            logits = system.decoder.output(features[real]).float()
+            never = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.unk_id} - {tokenizer.eos_id}
+            logits = logits.index_fill(1, torch.tensor(sorted(never), device=logits.device), -torch.inf)
+            surprise = F.cross_entropy(logits, labels[real], reduction="none")
         system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(greedy))
         return (advantage.flatten()[:, None].expand(labels.shape)[real] * surprise).mean()
 

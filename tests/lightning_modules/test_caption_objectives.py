@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import CaptionBatch
-from lightning_modules import BeamSearch, Likelihood, Sampling, SelfCritical
+from lightning_modules import BeamSearch, CaptionObjective, Likelihood, RNNSizes, Sampling, SelfCritical
 from lightning_modules.caption_objectives import words_and_end
 from lightning_modules.cider import DocumentFrequencies, cider_d
 from lightning_modules.rnn_text_decoder import RNNTextDecoder
@@ -101,35 +101,68 @@ def test_the_self_critical_loss_is_its_papers_formula(
     for row, several in enumerate(found):
         references = [caption_batch.references[row]]
         for one in several:
+            given = torch.tensor([[system.target_tokenizer.bos_id, *one.tokens]])
+            logits = system(cast(Tensor, caption_batch.images)[row : row + 1], given[:, :-1])[0]
+            # What is never written has no chance.
+            logits[:, [getattr(system.target_tokenizer, name) for name in ("pad_id", "bos_id", "unk_id")]] = -torch.inf
+            chance = float(logits.log_softmax(1)[torch.arange(len(one.tokens)), one.tokens].sum().detach())
             [text] = system.target_tokenizer.decode([one.tokens])
             [reward], [baseline] = (
                 cider_d([each], references, frequencies, words_and_end) for each in (text, greedy[row])
             )
-            total -= (reward - baseline) * one.log_probability
+            total -= (reward - baseline) * chance
             words += len(one.tokens)
     torch.manual_seed(5)
     loss = system.training_step(caption_batch, 0)
     torch.testing.assert_close(loss.detach(), torch.tensor(total / words), atol=1e-4, rtol=1e-4)
 
 
-def test_self_critical_training_raises_the_score_of_what_is_written(
-    make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_self_critical_training_raises_the_score_of_what_is_drawn(
+    seed: int, make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
 ) -> None:
-    system = make_captioner(objective=SelfCritical(samples=8), max_length=6)
+    """From a network that knows a little, as the paper begins with one."""
+    torch.manual_seed(seed)
+    system = make_captioner(max_length=6)
     system.__dict__["training_frequencies"] = frequencies
-    optimizer = torch.optim.Adam(system.parameters(), lr=1e-2)
+
+    def train(objective: CaptionObjective, steps: int, rate: float) -> None:
+        system.objective = objective
+        optimizer = torch.optim.Adam(system.parameters(), lr=rate)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        assert system.training
 
     def score() -> float:
-        hypotheses = system.caption(cast(Tensor, caption_batch.images), BeamSearch(size=1))
-        return sum(cider_d(hypotheses, caption_batch.references, frequencies, words_and_end))
+        system.eval()
+        found = system.write(caption_batch, Sampling(), n_best=200)
+        system.train()
+        texts = [system.texts([[one]])[0] for several in found for one in several]
+        references = [several for several in caption_batch.references for _ in range(200)]
+        return sum(cider_d(texts, references, frequencies, words_and_end)) / len(texts)
 
+    train(Likelihood(), 20, 5e-3)
     before = score()
-    for _ in range(100):
-        optimizer.zero_grad()
-        system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert system.training
-    assert score() > before + 1.0
+    train(SelfCritical(samples=8), 80, 1e-3)
+    assert score() > before + 0.1
+
+
+def test_the_chances_are_those_by_which_captions_were_drawn(
+    make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+) -> None:
+    """Without dropout, in training too: with it a biased baseline drives the network apart."""
+    sizes = RNNSizes(8, 16, "lstm", dropout=0.5)
+    system = make_captioner(objective=SelfCritical(samples=4), max_length=6, sizes=sizes)
+    system.__dict__["training_frequencies"] = frequencies
+    losses = []
+    for train in (True, False):
+        system.train(train)
+        torch.manual_seed(5)
+        losses.append(system.training_step(caption_batch, 0).detach())
+        assert system.training is train
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_a_caption_that_breaks_off_earns_less() -> None:
