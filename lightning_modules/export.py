@@ -76,7 +76,8 @@ def export_ctranslate2(system: System, folder: Path) -> Path:
     """A Transformer that translates, for CTranslate2's ``Translator``, with its vocabularies.
 
     Text is cut into tokens by the system's own tokenizers: ``tokenizer.tokens(ids)`` of the source and its end of
-    sentence go in, pieces of the target come out.
+    sentence go in, pieces of the target come out. ``translate_batch(..., disable_unk=True)`` writes what the system
+    writes, which never writes what stands for unknown words.
     """
     if not isinstance(system, TransformerSeq2Seq):
         raise ValueError(f"format: ctranslate2 runs Transformers that translate, not a {type(system).__name__}")

@@ -109,6 +109,7 @@ def test_ctranslate2_writes_the_same_text(norm_first: bool, activation: type[nn.
             [TOKENIZER.tokens(batch.source[0].tolist())],
             beam_size=1,
             max_decoding_length=int(system.length_limit(batch)),
+            disable_unk=True,
             return_scores=True,
         )
         ours = TOKENIZER.tokens(best.tokens)
