@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attention_blocks import EaseIn, FeatureMapAttention, insert_attention
+from attention_blocks.feature_maps.insert import follow_replaced
 from datamodules.image_transform import ImageTransform, RawImage
 from lightning_modules.classification import Classifier, NetworkFactory
 from lightning_modules.figures import NoAttentionError, gates
@@ -104,6 +105,10 @@ class ConvClassifier(Classifier):
             lr_scheduler,
             layer_decay,
         )
+
+    def on_train_start(self) -> None:
+        """Finds the modules again that Lightning has replaced, as ``sync_batchnorm=True`` has it do."""
+        follow_replaced(self.network)
 
     def layers(self) -> Sequence[nn.Module]:
         """The backbone, as one layer: all but the head and what was inserted."""

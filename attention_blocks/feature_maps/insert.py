@@ -62,14 +62,9 @@ class InsertedAttention(nn.ModuleDict):
         self.hosts[place] = host
         self.handles[place] = host.register_forward_hook(_Behind(block))
 
-    def follow(self, network: nn.Module, arguments: object) -> None:
-        """Called before the network is: a block works on what stands at its place now.
-
-        Training on several devices, for one, replaces batch norms by some that are in step.
-        """
-        if torch.compiler.is_compiling():
-            return
-        for place, host in self.hosts.items():
+    def follow(self, network: nn.Module) -> None:
+        """Lets each block work on what stands at its place now."""
+        for place, host in list(self.hosts.items()):
             if (now := network.get_submodule(place)) is not host:
                 self.handles[place].remove()
                 self.put(place, self[place.replace(".", "/")], now)
@@ -161,7 +156,6 @@ def insert_attention(
     if home is None:
         home = InsertedAttention()
         model.add_module(_NAME, home)
-        home.handles[""] = model.register_forward_pre_hook(home.follow)
     for insertion in insertions:
         home.put(insertion.place, insertion.block, model.get_submodule(insertion.place))
     return insertions
@@ -178,6 +172,23 @@ def inserted(model: nn.Module) -> dict[str, nn.Module]:
     for prefix, home in _homes(model).items():
         found.update({prefix + name.replace("/", "."): block for name, block in home.items()})
     return found
+
+
+def follow_replaced(model: nn.Module) -> None:
+    """Lets inserted blocks work on what stands at their places now, where modules were replaced since.
+
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` replaces batch norms, and loses the blocks behind them;
+    ``ConvClassifier`` calls this when its training starts.
+
+    Example:
+        >>> from attention_blocks import SqueezeExcite, insert_attention
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+        >>> _ = insert_attention(model, SqueezeExcite, "1")
+        >>> model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        >>> follow_replaced(model)
+    """
+    for prefix, home in _homes(model).items():
+        home.follow(model.get_submodule(prefix.removesuffix(".")))
 
 
 def remove_attention(model: nn.Module) -> None:

@@ -224,6 +224,16 @@ def test_the_head_of_a_network_of_ones_own_is_its_last_part() -> None:
     assert rest == ["fc.weight", "fc.bias"]
 
 
+def test_training_in_step_keeps_its_attention() -> None:
+    """Lightning replaces batch norms for it, behind which the blocks stand."""
+    model = ConvClassifier(3, TRANSFORM, TINY, SqueezeExciteOfFour).eval()
+    x = torch.rand(2, 1, 12, 12)
+    wanted = model.network(x)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model.on_train_start()
+    assert torch.equal(model.network(x), wanted)
+
+
 def test_refuses_a_backbone_that_makes_no_network() -> None:
     with pytest.raises(TypeError, match=r"as functools.partial\(TimmNetwork, name='resnet18'\) does, got 'resnet18'"):
         ConvClassifier(3, TRANSFORM, "resnet18")  # type: ignore[arg-type]
