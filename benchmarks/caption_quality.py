@@ -33,15 +33,13 @@ class Written(NamedTuple):
     seconds: float
 
 
-def write(system: Captioner, dataset: CaptionDataset, features: Sequence[torch.Tensor], beam: int) -> Written:
-    """Describes all images from their features, 64 at a time."""
+def write(system: Captioner, dataset: CaptionDataset, beam: int) -> Written:
+    """Describes all images, 64 at a time."""
     texts: list[str] = []
     start = time.perf_counter()
     with torch.inference_mode():
-        for numbers, known in zip(torch.split(torch.arange(len(dataset)), 64), features, strict=True):
-            batch = dataset[numbers.tolist()]
-            memory = system.network.encode(known)
-            texts += system.texts(system.write(batch, BeamSearch(size=beam), memory=memory))
+        for numbers in torch.split(torch.arange(len(dataset)), 64):
+            texts += system.texts(system.write(dataset[numbers.tolist()], BeamSearch(size=beam)))
     return Written(texts, time.perf_counter() - start)
 
 
@@ -49,13 +47,13 @@ def row(name: str, system: Captioner, dataset: CaptionDataset, beams: Sequence[i
     """The lines of a captioner in the table, one a beam."""
     system.eval()
     with torch.inference_mode():
-        features = [system.network.backbone(images) for images in dataset.image_batches(64)]
-    dataset.features = torch.cat(features)  # so that no image is read again
+        # Batches carry these from here on, and no image is read again.
+        dataset.features = torch.cat([system.network.backbone(images) for images in dataset.image_batches(64)])
     own = sum(p.numel() for p in system.network.parameters())
     own -= sum(p.numel() for p in system.network.backbone.parameters())
     lines = []
     for beam in beams:
-        written = write(system, dataset, features, beam)
+        written = write(system, dataset, beam)
         metrics = system.text_metrics()
         for metric in metrics.values():
             metric.update(written.texts, dataset.captions)

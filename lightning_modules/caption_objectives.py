@@ -16,6 +16,7 @@ from lightning_modules.beam_search import BeamSearch
 from lightning_modules.caption_metrics import caption_words
 from lightning_modules.caption_network import CaptionNetwork
 from lightning_modules.cider import cider_d
+from lightning_modules.generation import never_written
 from lightning_modules.rnn_text_decoder import RNNTextDecoder
 from lightning_modules.sampling import Sampling
 
@@ -164,8 +165,8 @@ class SelfCritical(CaptionObjective):
                 part.training = isinstance(part, nn.RNNBase) and part.dropout == 0.0
             features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
             logits = system.decoder.output(features[real]).float()
-            never = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.unk_id} - {tokenizer.eos_id}
-            logits = logits.index_fill(1, torch.tensor(sorted(never), device=logits.device), -torch.inf)
+            never = never_written(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
+            logits = logits.index_fill(1, torch.tensor(never, device=logits.device), -torch.inf)
             surprise = F.cross_entropy(logits, labels[real], reduction="none")
         system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(greedy))
         return (advantage.flatten()[:, None].expand(labels.shape)[real] * surprise).mean()

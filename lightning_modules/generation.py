@@ -156,7 +156,6 @@ def generate(
     """
     if n_best < 1:
         raise ValueError(f"n_best must be 1 or more, got {n_best}")
-    forbidden = {pad_id, bos_id} if unk_id is None else {pad_id, bos_id, unk_id}
     with torch.inference_mode(), packed(*_modules(decoder)):
         state = decoder.start(memory)
         sentences, vocabulary = _read(state, eos_id, max_length, min_length, _unpad(prefix, pad_id))
@@ -165,7 +164,7 @@ def generate(
             strategy=strategy,
             width=strategy.width(n_best),
             eos_id=eos_id,
-            forbidden=sentences.number.new_tensor(sorted(forbidden - {eos_id})),
+            forbidden=sentences.number.new_tensor(never_written(bos_id, eos_id, pad_id, unk_id)),
             vocabulary=vocabulary,
             need_weights=need_weights or strategy.needs_weights,
             generator=generator,
@@ -179,6 +178,16 @@ def generate(
         ]
         for hypotheses in found
     ]
+
+
+def never_written(bos_id: int, eos_id: int, pad_id: int, unk_id: int | None = None) -> list[int]:
+    """The tokens that :func:`generate` leaves out, in order.
+
+    Example:
+        >>> never_written(bos_id=2, eos_id=3, pad_id=0, unk_id=1), never_written(bos_id=2, eos_id=2, pad_id=0)
+        ([0, 1, 2], [0])
+    """
+    return sorted({bos_id, pad_id, pad_id if unk_id is None else unk_id} - {eos_id})
 
 
 def _modules(decoder: Decoder) -> list[nn.Module]:
