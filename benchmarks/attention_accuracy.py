@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,11 +85,18 @@ def system(name: str, num_classes: int, transform: ImageTransform, stem_stride: 
     )
 
 
-def run(name: str, data: ClassificationDataModule, seed: int, epochs: int, stem_stride: int) -> dict[str, float]:
+def fit_and_test(
+    make: Callable[[], LightningModule],
+    data: ClassificationDataModule,
+    seed: int,
+    epochs: int,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, float]:
     """Trains once and tests the last weights."""
     seed_everything(seed)
-    model = system(name, data.num_classes, data.transform, stem_stride)
+    model = make()
     trainer = Trainer(
+        callbacks=list(callbacks),
         max_epochs=epochs,
         gradient_clip_val=1.0,
         logger=False,
@@ -103,6 +110,14 @@ def run(name: str, data: ClassificationDataModule, seed: int, epochs: int, stem_
     minutes = (time.perf_counter() - start) / 60
     [metrics] = trainer.test(model, data, verbose=False)
     return {"accuracy": 100 * metrics["test/accuracy"], "minutes": minutes}
+
+
+def paired(done: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) -> tuple[str, str]:
+    """A network's accuracy, and its difference from that of the network without attention, paired by seed."""
+    scores = {seed: each["accuracy"] for seed, each in done[name].items()}
+    plain = {seed: each["accuracy"] for seed, each in done.get("none", {}).items()}
+    pairs = [scores[seed] - plain[seed] for seed in scores if seed in plain and name != "none"]
+    return interval(list(scores.values())), interval(pairs) if pairs else ""
 
 
 def interval(values: Sequence[float]) -> str:
@@ -148,12 +163,9 @@ def table(
         # By plain products: the counter knows none that a CPU's fused attention makes.
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             network(torch.randn(1, data.transform.channels, *data.transform.image_size))
-        scores = {seed: each["accuracy"] for seed, each in done[name].items()}
-        plain = {seed: each["accuracy"] for seed, each in done.get("none", {}).items()}
-        pairs = [scores[seed] - plain[seed] for seed in scores if seed in plain and name != "none"]
         parameters = sum(p.numel() for p in network.parameters())
-        cells = [name, f"{parameters:,}", f"{counter.get_total_flops() / 2e6:.2f}", interval(list(scores.values()))]
-        lines.append(f"| {' | '.join([*cells, interval(pairs) if pairs else '', *ratios[name]])} |")
+        cells = [name, f"{parameters:,}", f"{counter.get_total_flops() / 2e6:.2f}", *paired(done, name)]
+        lines.append(f"| {' | '.join([*cells, *ratios[name]])} |")
     return "\n".join(lines)
 
 
@@ -178,7 +190,8 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.blocks:
             if str(seed) not in done.setdefault(name, {}):
-                done[name][str(seed)] = run(name, data, seed, options.epochs, options.stem_stride)
+                make = partial(system, name, data.num_classes, data.transform, options.stem_stride)
+                done[name][str(seed)] = fit_and_test(make, data, seed, options.epochs)
                 out.write_text(json.dumps(done, indent=1))
                 print(name, seed, done[name][str(seed)], flush=True)
     print(table({name: seeds for name, seeds in done.items() if seeds}, data, options.stem_stride))

@@ -1,7 +1,7 @@
 """``python -m benchmarks.caption_quality ROOT CHECKPOINT...``: what captioners write for a set's test images, by beam.
 
 ROOT is the folder of images with captions.csv. Prints a table in Markdown, each checkpoint with its parameters, the
-backbone's aside, and the captions a second that it writes on one thread, its features computed before.
+backbone's aside, and the captions a second that it writes (on a CPU with one thread), its features computed before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def write(system: Captioner, dataset: CaptionDataset, beam: int) -> Written:
     start = time.perf_counter()
     with torch.inference_mode():
         for numbers in torch.split(torch.arange(len(dataset)), 64):
-            texts += system.texts(system.write(dataset[numbers.tolist()], BeamSearch(size=beam)))
+            batch = system.transfer_batch_to_device(dataset[numbers.tolist()], system.device, 0)
+            texts += system.texts(system.write(batch, BeamSearch(size=beam)))
     return Written(texts, time.perf_counter() - start)
 
 
@@ -48,7 +49,9 @@ def row(name: str, system: Captioner, dataset: CaptionDataset, beams: Sequence[i
     system.eval()
     with torch.inference_mode():
         # Batches carry these from here on, and no image is read again.
-        dataset.features = torch.cat([system.network.backbone(images) for images in dataset.image_batches(64)])
+        dataset.features = torch.cat(
+            [system.network.backbone(images.to(system.device)).cpu() for images in dataset.image_batches(64)]
+        )
     own = sum(p.numel() for p in system.network.parameters())
     own -= sum(p.numel() for p in system.network.backbone.parameters())
     lines = []
@@ -72,12 +75,13 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--device", default="cpu", help="where they write (cpu)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     columns = ["captioner", "parameters, M", "beam", *COLUMNS, "captions/s"]
     print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
     for path in options.checkpoints:
-        system = Captioner.load_from_checkpoint(path, map_location="cpu")
+        system = Captioner.load_from_checkpoint(path, map_location=options.device)
         data = CaptionDataModule(CaptionTable("captions.csv"), options.root, transform=system.transform, num_workers=0)
         name = next((part.name for part in path.resolve().parents if part.name.startswith("captioner")), path.stem)
         print(*row(name, system, data.dataset(options.split), options.beams), sep="\n", flush=True)

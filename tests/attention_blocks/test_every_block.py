@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import shutil
@@ -174,7 +175,8 @@ def _mask() -> Tensor:
 def _gradients(block: Attention, output: AttentionOutput, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     leaves = [*inputs, *block.parameters()]
     # An uneven sum, so that errors of opposite sign do not cancel.
-    loss = (output.context * torch.linspace(0.5, 1.5, output.context.numel()).view_as(output.context)).sum()
+    uneven = torch.linspace(0.5, 1.5, output.context.numel(), device=output.context.device)
+    loss = (output.context * uneven.view_as(output.context)).sum()
     return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
 
 
@@ -350,6 +352,25 @@ def test_autocast_is_near_float64(variant: Variant, need_weights: bool, dtype: t
     for found, wanted in pairs:
         tolerance = 16 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
+
+
+@every_variant
+@both_paths
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_is_near_float64(variant: Variant, need_weights: bool, dtype: torch.dtype | None) -> None:
+    block, inputs = variant.build(torch.float32), _sequences(torch.float32, grad=True)
+    there = copy.deepcopy(block).cuda()
+    moved = tuple(x.detach().cuda().requires_grad_() for x in inputs)
+    with torch.autocast("cuda", dtype, enabled=dtype is not None):
+        low = there(*moved, _mask().cuda(), need_weights=need_weights)
+    wide = tuple(x.detach().double().requires_grad_() for x in inputs)
+    exact = block.double()(*wide, _mask(), need_weights=need_weights)
+    found = (low.context, *_gradients(there, low, moved))
+    for one, wanted in zip(found, (exact.context, *_gradients(block, exact, wide)), strict=True):
+        tolerance = 16 * torch.finfo(dtype or torch.float32).eps * max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(one.cpu().double(), wanted, rtol=0, atol=max(tolerance, 2e-4))
+    assert not low.context[0, 1].any()  # of a query that may attend to nothing
 
 
 @every_variant

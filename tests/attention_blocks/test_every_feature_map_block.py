@@ -133,7 +133,8 @@ def _map(dtype: torch.dtype = torch.float64, batch: int = B, height: int = H, wi
 
 def _gradients(block: FeatureMapAttention, x: Tensor, out: Tensor) -> list[Tensor]:
     # An uneven sum, so that errors of opposite sign do not cancel.
-    loss = (out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view(out.shape)).sum()
+    uneven = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype, device=out.device)
+    loss = (out * uneven.view(out.shape)).sum()
     return list(torch.autograd.grad(loss, [x, *block.parameters()], allow_unused=True, materialize_grads=True))
 
 
@@ -221,6 +222,27 @@ def test_autocast_is_near_float64(variant: Variant, dtype: torch.dtype) -> None:
     # As one vector: rounding turns some ReLU on or off, so single numbers may be far apart.
     found, wanted = (torch.cat([g.flatten() for g in each]) for each in (low_gradients, _gradients(block, wide, exact)))
     assert (found.double() - wanted).norm() <= tolerance * wanted.norm()
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_is_near_float64(variant: Variant, layout: torch.memory_format, dtype: torch.dtype | None) -> None:
+    block, x = variant.build(torch.float32), _map(torch.float32)
+    there = copy.deepcopy(block).cuda().to(memory_format=layout)
+    moved = x.cuda().contiguous(memory_format=layout).requires_grad_()
+    with torch.autocast("cuda", dtype, enabled=dtype is not None):
+        low = there(moved)
+    wide = x.double().requires_grad_()
+    exact = block.double()(wide)
+    tolerance = max(32 * torch.finfo(dtype or torch.float32).eps, 2e-3)  # a GPU's convolutions have tf32
+    torch.testing.assert_close(low.cpu().double(), exact, rtol=0, atol=tolerance * max(1.0, exact.abs().max().item()))
+    found, wanted = (
+        torch.cat([g.cpu().double().flatten() for g in each])
+        for each in (_gradients(there, moved, low.float()), _gradients(block, wide, exact))
+    )
+    assert (found - wanted).norm() <= 4 * tolerance * wanted.norm()
 
 
 @every_variant

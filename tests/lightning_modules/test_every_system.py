@@ -310,6 +310,27 @@ def test_it_trains_tests_predicts_and_loads_from_python(
 
 
 @EVERY_SYSTEM
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_it_trains_on_a_gpu_and_says_the_same_there(
+    cls: type[System], precision: str, tmp_path: Path, make_trainer: MakeTrainer
+) -> None:
+    example = EXAMPLES[cls]
+    system, loader = example.build(), example.loader()
+    trainer: Trainer = make_trainer(max_epochs=1, accelerator="gpu", precision=precision, enable_checkpointing=True)
+    trainer.fit(system, loader, loader)
+    [metrics] = trainer.test(system, loader, verbose=False)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert trainer.predict(system, loader)
+    [path] = tmp_path.rglob("*.ckpt")
+    here = System.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    there = System.load_from_checkpoint(path, map_location="cuda", weights_only=True).eval()
+    with torch.inference_mode():
+        wanted, found = here(*example.inputs()), there(*(each.cuda() for each in example.inputs()))
+    torch.testing.assert_close(found.cpu(), wanted, rtol=2e-3, atol=2e-3)
+
+
+@EVERY_SYSTEM
 def test_it_trains_tests_predicts_and_loads_from_the_command_line(
     cls: type[System], tmp_path: Path, run_command: RunCommand
 ) -> None:

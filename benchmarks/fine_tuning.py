@@ -1,0 +1,79 @@
+"""``python -m benchmarks.fine_tuning PHOTOS WEIGHTS``: what attention inserted into a trained CNN brings on photos.
+
+EfficientNet-Lite0 from WEIGHTS, timm's file of it, fine-tuned as the recipe efficientnet_image_folder has it; only what
+is inserted behind every stage differs, eased in. PHOTOS is a folder or zip with one folder a class, in ``train`` and
+``test``. Every run is written to ``--out`` as it ends and is not run again. Prints a table in Markdown: accuracy of the
+last weights and its difference from the network without, paired by seed, each with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attention_blocks import CBAM, EaseIn, EfficientChannelAttention, GlobalContext, SqueezeExcite
+from benchmarks.attention_accuracy import fit_and_test, paired
+from datamodules import ImageFolderDataModule
+from lightning_modules import ConvClassifier, FreezeBackbone, TimmNetwork, WarmupCosine
+
+BLOCKS: Mapping[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "SqueezeExcite": partial(SqueezeExcite, reduction=8),
+    "EfficientChannelAttention": EfficientChannelAttention,
+    "CBAM": partial(CBAM, reduction=8),
+    "GlobalContext": partial(GlobalContext, reduction=8),
+}
+
+
+def system(name: str, data: ImageFolderDataModule, weights: Path) -> ConvClassifier:
+    """The trained network with one kind of attention, and the recipe."""
+    block = BLOCKS[name]
+    return ConvClassifier(
+        data.num_classes,
+        data.transform,
+        partial(TimmNetwork, name="tf_efficientnet_lite0.in1k", pretrained=str(weights)),
+        None if block is None else partial(EaseIn, block=block),
+        label_smoothing=0.1,
+        optimizer=partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.01),
+        lr_scheduler=partial(WarmupCosine, warmup=0.1),
+        layer_decay=0.1,
+    )
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fine_tuning", description=__doc__)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS), metavar="BLOCK")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where runs are kept (fine_tuning_PHOTOS.json)")
+    options = parser.parse_args()
+    out = options.out or Path(f"fine_tuning_{options.photos.stem}.json")
+    data = ImageFolderDataModule(
+        options.photos, options.image_size, 32, cache=True, val_share=0.0, num_workers=options.num_workers
+    )
+    done: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text()) if out.is_file() else {}
+    for seed in options.seeds:
+        for name in options.blocks:
+            if str(seed) not in done.setdefault(name, {}):
+                make = partial(system, name, data, options.weights)
+                done[name][str(seed)] = fit_and_test(make, data, seed, options.epochs, [FreezeBackbone(epochs=1)])
+                out.write_text(json.dumps(done, indent=1))
+                print(name, seed, done[name][str(seed)], flush=True)
+    print("| inserted | accuracy, % | difference from none |\n| --- | --- | --- |")
+    for name in (name for name, runs in done.items() if runs):
+        print(f"| {' | '.join([name, *paired(done, name)])} |")
+
+
+if __name__ == "__main__":
+    main()
