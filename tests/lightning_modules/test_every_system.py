@@ -325,8 +325,9 @@ def test_it_trains_on_a_gpu_and_says_the_same_there(
     [path] = tmp_path.rglob("*.ckpt")
     here = System.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     there = System.load_from_checkpoint(path, map_location="cuda", weights_only=True).eval()
+    inputs = example.inputs()
     with torch.inference_mode():
-        wanted, found = here(*example.inputs()), there(*(each.cuda() for each in example.inputs()))
+        wanted, found = here(*inputs), there(*(each.cuda() for each in inputs))
     torch.testing.assert_close(found.cpu(), wanted, rtol=2e-3, atol=2e-3)
 
 
