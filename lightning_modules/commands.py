@@ -48,7 +48,7 @@ def recipes(options: argparse.Namespace) -> None:
 
 def classify(options: argparse.Namespace) -> None:
     """Prints the likeliest classes of each image."""
-    system = Classifier.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    system = Classifier.load_from_checkpoint(options.checkpoint, map_location=options.device)
     for image, guesses in zip(options.images, system.classify(options.images, top=options.top), strict=True):
         print(image)
         for guess in guesses:
@@ -57,7 +57,7 @@ def classify(options: argparse.Namespace) -> None:
 
 def plot(options: argparse.Namespace) -> None:
     """Writes one PNG an image, or a sentence: what the attention looked at."""
-    system = System.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    system = System.load_from_checkpoint(options.checkpoint, map_location=options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     written: set[Path] = set()
     for number, image in enumerate(options.images, start=1):
@@ -80,7 +80,7 @@ def asked_for(options: argparse.Namespace, system: TextGenerator) -> DecodingStr
 
 def caption(options: argparse.Namespace) -> None:
     """Describes images, one line each: the file, a tab, the caption."""
-    system = Captioner.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    system = Captioner.load_from_checkpoint(options.checkpoint, map_location=options.device)
     strategy = asked_for(options, system)
     images = iter(options.images)
     while some := list(itertools.islice(images, max(1, options.batch_size))):
@@ -91,7 +91,7 @@ def caption(options: argparse.Namespace) -> None:
 
 def translate(options: argparse.Namespace) -> None:
     """Translates a file, or what comes in, line by line."""
-    system = Seq2Seq.load_from_checkpoint(options.checkpoint, map_location="cpu")
+    system = Seq2Seq.load_from_checkpoint(options.checkpoint, map_location=options.device)
     strategy = asked_for(options, system)
     if options.input is not None and not options.input.is_file():
         raise FileNotFoundError(f"--input: there is no file {str(options.input)!r}")
@@ -141,6 +141,14 @@ COMMANDS = {
 LINES_AT_A_TIME = 1024
 
 
+def here(device: str) -> torch.device:
+    """A device that this machine has."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch built for CPUs alone
+        raise argparse.ArgumentTypeError(f"this machine has no {device!r}; leave it out, or name cpu") from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="attention-blocks")
     commands = parser.add_subparsers(required=True)
@@ -165,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, things in (("caption", "images"), ("translate", "sentences")):
         adders[name].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
         adders[name].add_argument("--batch-size", type=int, default=64, help=f"how many {things} at once (64)")
+    for name in ("classify", "plot", "caption", "translate"):
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        adders[name].add_argument("--device", type=here, default=default, help="a GPU where there is one")
     adders["caption"].add_argument("--json", action="store_true", help="print a JSON object a line")
     adders["average"].add_argument("out", type=Path, metavar="OUT", help="the file to write")
     adders["average"].add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="the last one last")

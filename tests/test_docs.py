@@ -29,3 +29,8 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+
+
+def test_no_document_has_the_roles_of_docstrings() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        assert ":`" not in document.read_text(encoding="utf-8"), f"{document.name} has a role such as :class:"

@@ -368,6 +368,22 @@ def test_what_is_wrong_with_caption_is_said_in_one_line(
         assert_one_line_error(run_command("caption", *words), *said)
 
 
+def test_a_device_that_is_not_there_is_refused(picture: Path, describer: Captioner, run_command: RunCommand) -> None:
+    assert run_command("caption", "captioner.ckpt", picture, "--device", "cpu").code is None
+    for device in ("cuda:99", "abacus"):
+        ran = run_command("caption", "captioner.ckpt", picture, "--device", device)
+        assert ran.code == 2
+        assert f"this machine has no '{device}'; leave it out, or name cpu" in ran.err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_is_taken_where_there_is_one(picture: Path, describer: Captioner, run_command: RunCommand) -> None:
+    for command in ("caption", "plot"):
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        assert run_command(command, "captioner.ckpt", picture).code is None
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] > before
+
+
 def test_plot_draws_an_image_once_a_word(picture: Path, describer: Captioner, run_command: RunCommand) -> None:
     ran = run_command("plot", "captioner.ckpt", picture, "--out", "maps")
     assert ran.code is None, ran.err
