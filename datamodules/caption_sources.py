@@ -313,12 +313,14 @@ class KarpathySplit(CaptionSource):
             folder = entry.get("filepath")
             image = f"{folder}/{entry['filename']}" if folder else entry["filename"]
             split, problem = _split("train" if entry["split"] == "restval" else entry["split"], where)
-            if image in seen:
-                problem = f"{where} repeats {image!r} of {seen[image]}"
+            # Sentences refer to an image by its number, where it has one.
+            known = {image, f"imgid {entry['imgid']}"} if "imgid" in entry else {image}
+            for repeated in sorted(known & seen.keys()):
+                problem = f"{where} repeats {repeated!r} of {seen[repeated]}"
             if problem is not None:
                 bad(problem)
                 continue
-            seen[image] = where
+            seen.update(dict.fromkeys(known, where))
             for place, sentence in _entries(entry, "sentences", {"raw": str}, where, bad):
                 caption = sentence["raw"].strip()
                 problem = text_problem(caption, place)
@@ -332,11 +334,15 @@ class KarpathySplit(CaptionSource):
 def _coco_records(path: Path, split: Split, bad: Callable[[str], None]) -> list[CaptionRecord]:
     content = _json_object(path)
     names: dict[int | str, str] = {}
+    files: dict[str, str] = {}
     for where, image in _entries(content, "images", {"id": (int, str), "file_name": str}, path, bad):
         if image["id"] in names:
             bad(f"{where} repeats the id {image['id']!r} of {names[image['id']]!r}")
+        elif image["file_name"] in files:
+            bad(f"{where} repeats the file {image['file_name']!r} of {files[image['file_name']]}")
         else:
             names[image["id"]] = image["file_name"]
+            files[image["file_name"]] = where
     seen: dict[object, str] = {}
     records = []
     for where, entry in _entries(content, "annotations", {"image_id": (int, str), "caption": str}, path, bad):

@@ -33,7 +33,7 @@ class CacheFeatures(FreezeBackbone):
     Raises:
         ValueError: ``batch_size`` is not positive; or, once the training starts, the system is no captioner, its data
             have no captioned images, the images are augmented, which no cache could know, or another
-            :class:`FreezeBackbone` is to thaw the backbone.
+            :class:`FreezeBackbone` is to thaw the backbone, or a file of features is damaged.
 
     Example:
         >>> CacheFeatures("features").epochs
@@ -72,8 +72,7 @@ class CacheFeatures(FreezeBackbone):
                 maps = (backbone(images.to(pl_module.device)).permute(0, 2, 3, 1) for images in batches)
                 write_rows(path, maps, len(dataset.names))
         trainer.strategy.barrier()
-        # Copy on write, since torch knows no tensors that cannot be written to.
-        dataset.features = torch.from_numpy(np.load(path, mmap_mode="c")).permute(0, 3, 1, 2)
+        dataset.features = read_rows(path, len(dataset.names)).permute(0, 3, 1, 2)
         self._filled = dataset
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -95,6 +94,26 @@ def weights_key(module: nn.Module, *more: str) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def read_rows(path: Path, count: int) -> Tensor:
+    """What :func:`write_rows` wrote, mapped into memory.
+
+    Args:
+        path: of the file.
+        count: rows that it has.
+
+    Raises:
+        ValueError: it is damaged, or cut short.
+    """
+    try:
+        # Copy on write, since torch knows no tensors that cannot be written to.
+        rows = np.load(path, mmap_mode="c")
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} rows, not {count}")
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again") from error
+    return torch.from_numpy(rows)
 
 
 def write_rows(path: Path, parts: Iterable[Tensor], count: int) -> None:

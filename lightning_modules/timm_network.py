@@ -20,7 +20,7 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
         **arguments: of ``timm.create_model``.
 
     Raises:
-        ValueError: timm has no such model.
+        ValueError: timm has no such model, or the file holds no weights of it.
         FileNotFoundError: there is no file of weights at that path.
     """
     import timm  # slow, and only what is built from it needs it
@@ -33,7 +33,13 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
         if not Path(pretrained).is_file() and not are_weights_to_come():
             raise FileNotFoundError(f"pretrained: there is no file {pretrained!r}")
         wanted["pretrained_cfg_overlay"] = {"file": pretrained}
-    return timm.create_model(name, **wanted, **arguments)
+    try:
+        return timm.create_model(name, **wanted, **arguments)
+    except Exception as error:  # a file can hold anything, and its readers raise everything
+        if not isinstance(pretrained, str) or not wanted["pretrained"]:
+            raise
+        why = str(error)[:200]  # every name that is missing, else
+        raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from error
 
 
 class TimmNetwork(nn.Module):

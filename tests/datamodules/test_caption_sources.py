@@ -220,6 +220,7 @@ class TestCocoCaptions:
         ("image", "problem"),
         [
             ({"id": 10, "file_name": "x.jpg"}, r"images\[3\] repeats the id 10 of '0\.jpg'"),
+            ({"id": 13, "file_name": "1.jpg"}, r"images\[3\] repeats the file '1\.jpg' of .*images\[1\]"),
             ({"file_name": "x.jpg"}, r"images\[3\], 'id' is missing"),
             ({"id": 13}, r"images\[3\], 'file_name' is missing"),
             ({"id": [13], "file_name": "x.jpg"}, r"images\[3\], 'id' cannot be \[13\]"),
@@ -286,9 +287,9 @@ class TestKarpathySplit:
     def test_splits_and_folders(self, tmp_path: Path) -> None:
         images = [
             karpathy(filename="1.jpg", sentences=[{"raw": text} for text in TEXTS]),
-            karpathy(filename="2.jpg", split="restval", filepath="val2014"),
-            karpathy(filename="3.jpg", split="val"),
-            karpathy(filename="4.jpg", split="test"),
+            karpathy(filename="2.jpg", split="restval", filepath="val2014", imgid=2),
+            karpathy(filename="3.jpg", split="val", imgid=3),
+            karpathy(filename="4.jpg", split="test", imgid=None),
         ]
         write(tmp_path / "d.json", {"images": images, "dataset": "coco"})
         read = KarpathySplit("d.json").read(tmp_path)
@@ -301,6 +302,7 @@ class TestKarpathySplit:
         ("image", "problem"),
         [
             (karpathy(filename="1.jpg"), r"images\[1\] repeats '1\.jpg' of .*images\[0\]"),
+            (karpathy(imgid=1), r"images\[1\] repeats 'imgid 1' of .*images\[0\]"),
             (karpathy(filename=None), r"images\[1\], 'filename' is missing"),
             (karpathy(split=None), r"images\[1\], 'split' is missing"),
             (karpathy(split="extra"), r"images\[1\]: 'extra' is no split; write train, val or test"),
@@ -312,7 +314,7 @@ class TestKarpathySplit:
         ],
     )
     def test_bad_entries(self, tmp_path: Path, image: dict[str, object], problem: str) -> None:
-        write(tmp_path / "d.json", {"images": [karpathy(filename="1.jpg"), image]})
+        write(tmp_path / "d.json", {"images": [karpathy(filename="1.jpg", imgid=1), image]})
         with pytest.raises(ValueError, match=rf"d\.json, {problem}.*bad_files='skip'"):
             KarpathySplit("d.json").read(tmp_path)
         read, problems = skipped(KarpathySplit("d.json"), tmp_path)

@@ -100,6 +100,17 @@ def test_the_backbone_looks_once_and_never_learns(
     assert looks == [3, 0]  # 20 images in batches of 8, then none
 
 
+@pytest.mark.parametrize("content", [b"", b"no features", "cut"])
+def test_a_damaged_file_is_named(content: bytes | str, tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    trained(CacheFeatures(tmp_path), make_trainer)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-100] if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged \(.*\); delete it, and it is made again"):
+        trained(CacheFeatures(tmp_path), make_trainer)
+    file.unlink()
+    trained(CacheFeatures(tmp_path), make_trainer)
+
+
 def test_another_look_has_another_file(tmp_path: Path, make_trainer: MakeTrainer) -> None:
     def files(system: Captioner, data: DigitGridDataModule) -> int:
         make_trainer(callbacks=[CacheFeatures(tmp_path)], fast_dev_run=True).fit(system, data)

@@ -46,3 +46,14 @@ def test_refuses_an_unknown_name() -> None:
 def test_refuses_a_missing_file() -> None:
     with pytest.raises(FileNotFoundError, match=r"pretrained: there is no file 'nowhere.safetensors'"):
         TimmNetwork(3, name="resnet18", pretrained="nowhere.safetensors")
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth", "empty.pth", "other.safetensors"])
+def test_refuses_a_file_of_anything_else(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if name.startswith("other"):
+        save_file(timm.create_model("resnet10t").state_dict(), file)
+    else:
+        file.write_bytes(b"junk" * 99 if name.startswith("junk") else b"")
+    with pytest.raises(ValueError, match=rf"pretrained='.*{name}' holds no weights of resnet18: "):
+        TimmNetwork(3, (64, 64), name="resnet18", pretrained=str(file))
