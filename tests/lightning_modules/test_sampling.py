@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_modules.decoding_strategy import Options
 from lightning_modules.generation import DecodingState, StepOutput, generate
 from lightning_modules.plain import to_plain
-from lightning_modules.sampling import Sampling
+from lightning_modules.sampling import Sampling, draw_places
 
 DRAWS = 20_000
 LOGITS = torch.tensor([1.0, 0.5, -0.3, 2.0, 0.0, -2.0, 1.5, -4.0])
@@ -101,6 +101,16 @@ def write(table: Tensor, strategy: Sampling, n_best: int, generator: torch.Gener
         generator=generator,
     )
     return [hypothesis.tokens for hypothesis in found[0]]
+
+
+@given(data=st.data(), number=st.integers(1, 50))
+def test_what_has_no_probability_is_never_drawn(data: st.DataObject, number: int) -> None:
+    sizes = st.sampled_from([0.0, 1e-30, 1e-7, 0.3, 1.0])
+    rows = data.draw(st.lists(st.lists(sizes, min_size=5, max_size=5).filter(any), min_size=1, max_size=4))
+    probability = torch.tensor(rows)
+    drawn = draw_places(probability, number)
+    assert drawn.shape == (len(rows), number)
+    assert (probability.gather(1, drawn) > 0).all()
 
 
 def test_whole_sequences_come_as_often_as_the_decoder_says() -> None:
