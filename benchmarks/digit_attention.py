@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="of captioner_digits, or of another captioner"
     )
-    for name, size in (("rows", 5), ("columns", 5), ("cell-size", 24)):
+    for name, size in (("rows", 5), ("columns", 5), ("cell-size", 32)):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"of the grid ({size})")
     options = parser.parse_args()
     data = DigitGridDataModule(options.rows, options.columns, options.cell_size)
