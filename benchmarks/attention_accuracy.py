@@ -56,6 +56,8 @@ class SelectiveResNet(SmallResNet):
                 block.conv2 = SelectiveKernel(width, groups=1, split_input=True, min_hidden=8)
 
 
+# By block and by seed, accuracy and minutes.
+Runs = dict[str, dict[str, dict[str, float]]]
 Backbone = Callable[..., SmallResNet]
 BLOCKS: Mapping[str, tuple[Backbone, Callable[[int], nn.Module] | None]] = {
     "none": (SmallResNet, None),
@@ -112,7 +114,21 @@ def fit_and_test(
     return {"accuracy": 100 * metrics["test/accuracy"], "minutes": minutes}
 
 
-def paired(done: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) -> tuple[str, str]:
+def run_missing(
+    out: Path, names: Sequence[str], seeds: Sequence[int], run: Callable[[str, int], dict[str, float]]
+) -> Runs:
+    """What ``out`` holds, and the runs that it lacks, each written there as it ends."""
+    done: Runs = json.loads(out.read_text()) if out.is_file() else {}
+    for seed in seeds:
+        for name in names:
+            if str(seed) not in done.get(name, {}):
+                done.setdefault(name, {})[str(seed)] = run(name, seed)
+                out.write_text(json.dumps(done, indent=1))
+                print(name, seed, done[name][str(seed)], flush=True)
+    return done
+
+
+def paired(done: Runs, name: str) -> tuple[str, str]:
     """A network's accuracy, and its difference from that of the network without attention, paired by seed."""
     scores = {seed: each["accuracy"] for seed, each in done[name].items()}
     plain = {seed: each["accuracy"] for seed, each in done.get("none", {}).items()}
@@ -150,9 +166,7 @@ def speeds(data: ClassificationDataModule, stem_stride: int, rounds: int) -> dic
     return {name: (over_none(training, name), over_none(inference, name)) for name in BLOCKS}
 
 
-def table(
-    done: Mapping[str, Mapping[str, Mapping[str, float]]], data: ClassificationDataModule, stem_stride: int
-) -> str:
+def table(done: Runs, data: ClassificationDataModule, stem_stride: int) -> str:
     """What is known, in Markdown."""
     ratios = speeds(data, stem_stride, rounds=20)
     columns = ["block", "parameters", "multiply-adds, M", "accuracy, %", "difference from none"]
@@ -186,15 +200,12 @@ def main() -> None:
         data = TorchvisionDataModule("FashionMNIST", batch_size=64, val_share=0.0)
     else:
         data = ImageFolderDataModule(options.data, options.image_size, batch_size=32, cache=True, val_share=0.0)
-    done: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text()) if out.is_file() else {}
-    for seed in options.seeds:
-        for name in options.blocks:
-            if str(seed) not in done.setdefault(name, {}):
-                make = partial(system, name, data.num_classes, data.transform, options.stem_stride)
-                done[name][str(seed)] = fit_and_test(make, data, seed, options.epochs)
-                out.write_text(json.dumps(done, indent=1))
-                print(name, seed, done[name][str(seed)], flush=True)
-    print(table({name: seeds for name, seeds in done.items() if seeds}, data, options.stem_stride))
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        make = partial(system, name, data.num_classes, data.transform, options.stem_stride)
+        return fit_and_test(make, data, seed, options.epochs)
+
+    print(table(run_missing(out, options.blocks, options.seeds, run), data, options.stem_stride))
 
 
 if __name__ == "__main__":

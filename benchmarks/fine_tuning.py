@@ -9,7 +9,6 @@ last weights and its difference from the network without, paired by seed, each w
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from attention_blocks import CBAM, EaseIn, EfficientChannelAttention, GlobalContext, SqueezeExcite
-from benchmarks.attention_accuracy import fit_and_test, paired
+from benchmarks.attention_accuracy import fit_and_test, paired, run_missing
 from datamodules import ImageFolderDataModule
 from lightning_modules import ConvClassifier, FreezeBackbone, TimmNetwork, WarmupCosine
 
@@ -62,16 +61,14 @@ def main() -> None:
     data = ImageFolderDataModule(
         options.photos, options.image_size, 32, cache=True, val_share=0.0, num_workers=options.num_workers
     )
-    done: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text()) if out.is_file() else {}
-    for seed in options.seeds:
-        for name in options.blocks:
-            if str(seed) not in done.setdefault(name, {}):
-                make = partial(system, name, data, options.weights)
-                done[name][str(seed)] = fit_and_test(make, data, seed, options.epochs, [FreezeBackbone(epochs=1)])
-                out.write_text(json.dumps(done, indent=1))
-                print(name, seed, done[name][str(seed)], flush=True)
+
+    def run(name: str, seed: int) -> dict[str, float]:
+        make = partial(system, name, data, options.weights)
+        return fit_and_test(make, data, seed, options.epochs, [FreezeBackbone(epochs=1)])
+
+    done = run_missing(out, options.blocks, options.seeds, run)
     print("| inserted | accuracy, % | difference from none |\n| --- | --- | --- |")
-    for name in (name for name, runs in done.items() if runs):
+    for name in done:
         print(f"| {' | '.join([name, *paired(done, name)])} |")
 
 
