@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
+from scipy import stats
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,9 +40,6 @@ from benchmarks.timing import ratio, take_turns
 from datamodules import ImageFolderDataModule, ImageTransform, TorchvisionDataModule
 from datamodules.classification import ClassificationDataModule
 from lightning_modules import ConvClassifier, SmallResNet, WarmupCosine
-
-# Student's t at 97.5 %, by degrees of freedom: seeds less one.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 class SelectiveResNet(SmallResNet):
@@ -141,7 +139,7 @@ def interval(values: Sequence[float]) -> str:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.2f}"
-    return f"{mean:.2f} ± {STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values)):.2f}"
+    return f"{mean:.2f} ± {stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
 def speeds(data: ClassificationDataModule, stem_stride: int, rounds: int) -> dict[str, tuple[str, str]]:

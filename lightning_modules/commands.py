@@ -173,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, things in (("caption", "images"), ("translate", "sentences")):
         adders[name].add_argument("--beam", type=int, help="how many hypotheses are kept (the checkpoint's)")
         adders[name].add_argument("--batch-size", type=int, default=64, help=f"how many {things} at once (64)")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
     for name in ("classify", "plot", "caption", "translate"):
-        default = "cuda" if torch.cuda.is_available() else "cpu"
         adders[name].add_argument("--device", type=here, default=default, help="a GPU where there is one")
     adders["caption"].add_argument("--json", action="store_true", help="print a JSON object a line")
     adders["average"].add_argument("out", type=Path, metavar="OUT", help="the file to write")

@@ -35,6 +35,8 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
         wanted["pretrained_cfg_overlay"] = {"file": pretrained}
     try:
         return timm.create_model(name, **wanted, **arguments)
+    except (AssertionError, IndexError):  # of arguments, which the caller knows
+        raise
     except Exception as error:  # a file can hold anything, and its readers raise everything
         if not isinstance(pretrained, str) or not wanted["pretrained"]:
             raise

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from attention_blocks import SelectiveKernel
 from benchmarks import attention_accuracy
@@ -16,16 +15,11 @@ from lightning_modules import SmallResNet
 
 
 def test_runs_what_is_missing_and_prints_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for split, number in (("train", 33), ("test", 3)):
-        for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for index in range(number):
-                Image.new("RGB", (20, 20), colour).save(tmp_path / "photos" / split / name / f"{index}.png")
     known = {"none": {"1": {"accuracy": 50.0, "minutes": 1.0}}}
     (tmp_path / "out.json").write_text(json.dumps(known))
-    words = [str(tmp_path / "photos"), "--epochs", "1", "--seeds", "1", "--image-size", "16"]
+    words = [str(photos), "--epochs", "1", "--seeds", "1", "--image-size", "16"]
     words += ["--blocks", "none", "SimAM", "--out", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["attention_accuracy", *words])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)

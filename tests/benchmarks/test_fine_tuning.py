@@ -7,23 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from attention_blocks import inserted
 from benchmarks import fine_tuning
 from benchmarks.fine_tuning import BLOCKS, system
 from datamodules import ImageFolderDataModule
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for split, number in (("train", 33), ("test", 3)):
-        for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
-            (tmp_path / "photos" / split / name).mkdir(parents=True)
-            for index in range(number):
-                Image.new("RGB", (20, 20), colour).save(tmp_path / "photos" / split / name / f"{index}.png")
-    return tmp_path / "photos"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-import scipy.io  # type: ignore[import-untyped]
+import scipy.io
 import torch
 import torchvision
 from jsonargparse import ArgumentParser

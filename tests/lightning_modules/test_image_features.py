@@ -72,6 +72,12 @@ def test_a_file_of_weights_is_taken(tmp_path: Path) -> None:
     torch.testing.assert_close(backbone(images), theirs.forward_features(images))
 
 
+def test_a_stage_that_there_is_not_is_no_fault_of_the_weights(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="stage: resnet18 has no stage 7"):
+        TimmFeatures((64, 64), name="resnet18", pretrained=str(tmp_path / "w.safetensors"), stage=7)
+
+
 def test_a_stage_or_a_name_that_there_is_not() -> None:
     with pytest.raises(ValueError, match=r"stage: resnet18 has no stage 7 .*; -1 is the last"):
         TimmFeatures((64, 64), 3, name="resnet18", stage=7)
