@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,11 +109,11 @@ def words_and_end(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SelfCritical(CaptionObjective):
-    """Makes captions likelier that score higher than the one that is written greedily, and the others unlikelier.
+    """Makes captions likelier that score higher than others that the network writes, and the rest unlikelier.
 
     ::
 
-        loss = - (CIDEr-D(drawn) - CIDEr-D(greedy)) · log p(drawn),    a mean over the words
+        loss = - (CIDEr-D(drawn) - baseline) · log p(drawn),    a mean over the words
 
     For the last epochs, from a checkpoint that was trained for :class:`Likelihood` (see :class:`StartFrom`), at a low
     rate. Rare n-grams are told from common ones by the captions that are trained on; the end of a caption counts as a
@@ -121,36 +121,49 @@ class SelfCritical(CaptionObjective):
 
     Args:
         samples: captions that are drawn for each image of a batch.
+        baseline: "others", the mean CIDEr-D of the other captions drawn for the same image, so that some are made
+            likelier and some unlikelier at every step; or "greedy", that of the caption which is written greedily, as
+            in the first paper, better than most that are drawn.
 
     Raises:
-        ValueError: ``samples`` is not positive.
+        ValueError: ``samples`` is not positive, or 1 where there must be others; or there is no such baseline.
 
     References:
-        Rennie et al. 2017, "Self-Critical Sequence Training for Image Captioning".
+        Rennie et al. 2017, "Self-Critical Sequence Training for Image Captioning"; Luo 2020, "A Better Variant of
+        Self-Critical Sequence Training".
 
     Example:
         >>> SelfCritical(samples=3)
-        SelfCritical(samples=3)
+        SelfCritical(samples=3, baseline='others')
     """
 
     samples: int = 5
+    baseline: Literal["others", "greedy"] = "others"
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be 1 or more, got {self.samples}")
+        if self.baseline not in ("others", "greedy"):
+            raise ValueError(f"baseline must be 'others' or 'greedy', got {self.baseline!r}")
+        if self.samples < 1 + (self.baseline == "others"):
+            raise ValueError(
+                f"samples must be 1 or more, 2 or more for the baseline 'others'; got samples={self.samples} and "
+                f"baseline={self.baseline!r}"
+            )
 
     def loss(self, system: Captioner, batch: CaptionBatch) -> Tensor:
         """See :meth:`CaptionObjective.loss`."""
         tokenizer, references = system.target_tokenizer, system.references(batch)
         with evaluating(system), torch.no_grad():
             memory = system.encode(batch)
-            greedy = system.texts(system.write(batch, BeamSearch(size=1), memory=memory))
             found = system.write(batch, Sampling(), n_best=self.samples, memory=memory)
-        drawn = [hypothesis.tokens for several in found for hypothesis in several]
-        rewards = self._score(
-            system, tokenizer.decode(drawn), [texts for texts in references for _ in range(self.samples)]
-        )
-        advantage = rewards.view(-1, self.samples) - self._score(system, greedy, references)[:, None]
+            drawn = [hypothesis.tokens for several in found for hypothesis in several]
+            rewards = self._score(
+                system, tokenizer.decode(drawn), [texts for texts in references for _ in range(self.samples)]
+            ).view(-1, self.samples)
+            if self.baseline == "greedy":
+                greedy = system.texts(system.write(batch, BeamSearch(size=1), memory=memory))
+                baseline = self._score(system, greedy, references)[:, None]
+            else:
+                baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)
         target = pad_sequence(
             [torch.tensor([tokenizer.bos_id, *tokens], device=system.device) for tokens in drawn],
             batch_first=True,
@@ -158,8 +171,8 @@ class SelfCritical(CaptionObjective):
         )
         labels = target[:, 1:]
         real = labels != tokenizer.pad_id
-        # By the very chances by which the captions were drawn, without dropout and without what is never written: most
-        # score less than the greedy caption and are pushed down, which evens out only so, and else feeds the rest.
+        # By the very chances by which the captions were drawn, without dropout and without what is never written: what
+        # is pushed down and what is pushed up even out only so, and else feed the rest.
         with evaluating(system):
             for part in system.modules():  # which drop nothing here, and on GPUs go backward in training mode alone
                 part.training = isinstance(part, nn.RNNBase) and part.dropout == 0.0
@@ -168,8 +181,9 @@ class SelfCritical(CaptionObjective):
             never = never_written(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
             logits = logits.index_fill(1, torch.tensor(never, device=logits.device), -torch.inf)
             surprise = F.cross_entropy(logits, labels[real], reduction="none")
-        system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(greedy))
-        return (advantage.flatten()[:, None].expand(labels.shape)[real] * surprise).mean()
+        system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(references))
+        advantage = (rewards - baseline).flatten()[:, None].expand(labels.shape)
+        return (advantage[real] * surprise).mean()
 
     @staticmethod
     def _score(system: Captioner, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:

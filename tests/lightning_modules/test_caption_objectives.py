@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 import torch
@@ -88,38 +88,50 @@ def frequencies(caption_batch: CaptionBatch) -> DocumentFrequencies:
     return DocumentFrequencies.of(caption_batch.references, words_and_end)
 
 
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
 def test_the_self_critical_loss_is_its_papers_formula(
-    every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+    baseline: Literal["others", "greedy"],
+    every_captioner: str,
+    make_captioner: MakeCaptioner,
+    caption_batch: CaptionBatch,
+    frequencies: DocumentFrequencies,
 ) -> None:
-    """Each drawn caption by itself: its reward less the greedy one's, times the sum of its words' surprise."""
-    system = make_captioner(every_captioner, objective=SelfCritical(samples=4), max_length=6).eval()
+    """Each drawn caption by itself: its reward less that of others, times the sum of its words' surprise."""
+    system = make_captioner(every_captioner, objective=SelfCritical(4, baseline), max_length=6).eval()
     system.__dict__["training_frequencies"] = frequencies
     torch.manual_seed(5)
     found = system.write(caption_batch, Sampling(), n_best=4)
-    [*greedy] = system.texts(system.write(caption_batch, BeamSearch(size=1)))
+    greedy = system.write(caption_batch, BeamSearch(size=1))
     total, words = 0.0, 0
     for row, several in enumerate(found):
-        references = [caption_batch.references[row]]
-        for one in several:
+
+        def reward(tokens: list[int], row: int = row) -> float:
+            text = system.target_tokenizer.decode([tokens])
+            return cider_d(text, [caption_batch.references[row]], frequencies, words_and_end)[0]
+
+        for number, one in enumerate(several):
             given = torch.tensor([[system.target_tokenizer.bos_id, *one.tokens]])
             logits = system(cast(Tensor, caption_batch.images)[row : row + 1], given[:, :-1])[0]
             # What is never written has no chance.
             logits[:, [getattr(system.target_tokenizer, name) for name in ("pad_id", "bos_id", "unk_id")]] = -torch.inf
             chance = float(logits.log_softmax(1)[torch.arange(len(one.tokens)), one.tokens].sum().detach())
-            [text] = system.target_tokenizer.decode([one.tokens])
-            [reward], [baseline] = (
-                cider_d([each], references, frequencies, words_and_end) for each in (text, greedy[row])
-            )
-            total -= (reward - baseline) * chance
+            compared = greedy[row] if baseline == "greedy" else several[:number] + several[number + 1 :]
+            less = sum(reward(each.tokens) for each in compared) / len(compared)
+            total -= (reward(one.tokens) - less) * chance
             words += len(one.tokens)
     torch.manual_seed(5)
     loss = system.training_step(caption_batch, 0)
     torch.testing.assert_close(loss.detach(), torch.tensor(total / words), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_self_critical_training_raises_the_score_of_what_is_drawn(
-    seed: int, make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
+    baseline: Literal["others", "greedy"],
+    seed: int,
+    make_captioner: MakeCaptioner,
+    caption_batch: CaptionBatch,
+    frequencies: DocumentFrequencies,
 ) -> None:
     """From a network that knows a little, as the paper begins with one."""
     torch.manual_seed(seed)
@@ -145,7 +157,7 @@ def test_self_critical_training_raises_the_score_of_what_is_drawn(
 
     train(Likelihood(), 20, 5e-3)
     before = score()
-    train(SelfCritical(samples=8), 80, 1e-3)
+    train(SelfCritical(8, baseline), 80, 1e-3)
     assert score() > before + 0.1
 
 
@@ -175,6 +187,10 @@ def test_a_caption_that_breaks_off_earns_less() -> None:
     assert frequencies.counts["grass", "<end>"] == 1
 
 
-def test_as_many_samples_as_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="samples must be 1 or more, got 0"):
-        SelfCritical(samples=0)
+def test_too_few_samples_and_an_unknown_baseline_are_refused() -> None:
+    with pytest.raises(ValueError, match="samples must be 1 or more.*got samples=0 and baseline='greedy'"):
+        SelfCritical(samples=0, baseline="greedy")
+    with pytest.raises(ValueError, match="2 or more for the baseline 'others'; got samples=1 and baseline='others'"):
+        SelfCritical(samples=1)
+    with pytest.raises(ValueError, match="baseline must be 'others' or 'greedy', got 'best'"):
+        SelfCritical(baseline=cast(Any, "best"))
