@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -29,6 +30,7 @@ from lightning_modules import (
     ConvClassifier,
     FixedVectorDecoder,
     LengthPenalty,
+    Likelihood,
     LuongDecoder,
     Noam,
     RNNCaptioner,
@@ -377,6 +379,8 @@ def photos(folder: Path) -> None:
 
 
 WITHOUT_ATTENTION = {"captioner_rnn_flickr8k"}
+WHOLE = [name for name in recipe_names() if "data" in yaml.safe_load(find_recipe(name).read_text())]
+LAID_OVER = [name for name in recipe_names() if name not in WHOLE]
 
 
 def captioned_photos(folder: Path) -> tuple[str, ...]:
@@ -452,12 +456,17 @@ def recipe_of(name: str) -> dict[str, Any]:
     return small(recipe)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+def config_of(name: str) -> str:
+    """A recipe for ``--config``: itself, or a file here that is small enough for a test."""
+    if (recipe := recipe_of(name)) == yaml.safe_load(find_recipe(name).read_text()):
+        return name
+    Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    return f"{name}.yaml"
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCommand) -> None:
-    if (recipe := recipe_of(name)) != yaml.safe_load(find_recipe(name).read_text()):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-    config = f"{name}.yaml" if (tmp_path / f"{name}.yaml").is_file() else name
-    words = ("--config", config, *QUICK, *data_for(name))
+    words = ("--config", config_of(name), *QUICK, *data_for(name))
     fitted = run_command("fit", *words)
     assert fitted.cli is not None, fitted.err
     version = tmp_path / "runs" / name / "version_0"
@@ -470,7 +479,21 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCo
     assert_loads_alone(checkpoint, fitted.cli.model, fitted.cli.model.export_inputs()[0])
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in WITHOUT_ATTENTION])
+@pytest.mark.parametrize("name", LAID_OVER)
+def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    [base] = re.findall(rf"--config (\w+) --config {name}", find_recipe(name).read_text())
+    words = ("--config", config_of(base), *QUICK, *data_for(base))
+    first = run_command("fit", *words)
+    assert first.cli is not None, first.err
+    *_, checkpoint = sorted(tmp_path.glob(f"runs/{base}/version_0/checkpoints/[0-9]*.ckpt"))
+    second = run_command("fit", *words[:2], "--config", name, *words[2:], "--trainer.callbacks.checkpoint", checkpoint)
+    assert second.cli is not None, second.err
+    assert first.cli.model.objective == Likelihood(label_smoothing=0.1, doubly_stochastic=1.0)
+    assert second.cli.model.objective == SelfCritical()
+    assert "train/reward" in second.cli.trainer.callback_metrics
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in WITHOUT_ATTENTION])
 def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     """On the digits enlarged or on numbers, so that every recipe can be tried on every machine."""
     recipe = recipe_of(name)
