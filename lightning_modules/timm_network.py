@@ -20,7 +20,7 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
         **arguments: of ``timm.create_model``.
 
     Raises:
-        ValueError: timm has no such model, or the file holds no weights of it.
+        ValueError: timm has no such model, the file holds no weights of it, or timm comes by none.
         FileNotFoundError: there is no file of weights at that path.
     """
     import timm  # slow, and only what is built from it needs it
@@ -38,10 +38,14 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
     except (AssertionError, IndexError):  # of arguments, which the caller knows
         raise
     except Exception as error:  # a file can hold anything, and its readers raise everything
-        if not isinstance(pretrained, str) or not wanted["pretrained"]:
-            raise
         why = str(error)[:200]  # every name that is missing, else
-        raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from error
+        if wanted["pretrained"] and isinstance(pretrained, str):
+            raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from None
+        if wanted["pretrained"] and isinstance(error, (OSError, RuntimeError)):  # no network, or none to be had
+            raise ValueError(
+                f"pretrained: timm comes by no weights of {name}; give the path of a file of them, or False ({why})"
+            ) from None
+        raise
 
 
 class TimmNetwork(nn.Module):

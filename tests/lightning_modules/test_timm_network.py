@@ -48,6 +48,11 @@ def test_refuses_a_missing_file() -> None:
         TimmNetwork(3, name="resnet18", pretrained="nowhere.safetensors")
 
 
+def test_weights_that_cannot_be_had_are_named() -> None:
+    with pytest.raises(ValueError, match="pretrained: timm comes by no weights of cspresnet50d; give the path of a file"):
+        TimmNetwork(3, (64, 64), name="cspresnet50d", pretrained=True)
+
+
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth", "empty.pth", "other.safetensors"])
 def test_refuses_a_file_of_anything_else(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
