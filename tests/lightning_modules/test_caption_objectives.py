@@ -188,7 +188,7 @@ def test_a_caption_that_breaks_off_earns_less() -> None:
 
 
 def test_too_few_samples_and_an_unknown_baseline_are_refused() -> None:
-    with pytest.raises(ValueError, match="samples must be 1 or more.*got samples=0 and baseline='greedy'"):
+    with pytest.raises(ValueError, match=r"samples must be 1 or more.*got samples=0 and baseline='greedy'"):
         SelfCritical(samples=0, baseline="greedy")
     with pytest.raises(ValueError, match="2 or more for the baseline 'others'; got samples=1 and baseline='others'"):
         SelfCritical(samples=1)
