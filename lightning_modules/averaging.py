@@ -19,11 +19,11 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
     """The last of several checkpoints, with the mean of the weights of all; to be saved, and loaded as any other.
 
     "Attention Is All You Need" averages the last 5 checkpoints of the base model, written every ten minutes, and the
-    last 20 of the big one. Sums are made in float64; what is no floating point number comes from the last one. The
+    last 20 of the big one. The mean of what a fine-tuning began with and what it gave often beats both. Sums are made in float64; what is no floating point number comes from the last one. The
     state of optimiser and trainer is left out, since training cannot go on from a mean.
 
     Args:
-        paths: of the checkpoints of one run, the last one last.
+        paths: of the checkpoints of one run, or of one that began with another's weights; the last one last.
 
     Raises:
         FileNotFoundError: one is missing.
@@ -31,7 +31,7 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 6.1; Izmailov et al. 2018, "Averaging Weights Leads
-        to Wider Optima and Better Generalization".
+        to Wider Optima and Better Generalization"; Wortsman et al. 2022, "Robust Fine-Tuning of Zero-Shot Models".
     """
     if not paths:
         raise ValueError("paths is empty; give the checkpoints to average")
