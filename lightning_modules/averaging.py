@@ -19,8 +19,9 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
     """The last of several checkpoints, with the mean of the weights of all; to be saved, and loaded as any other.
 
     "Attention Is All You Need" averages the last 5 checkpoints of the base model, written every ten minutes, and the
-    last 20 of the big one. The mean of what a fine-tuning began with and what it gave often beats both. Sums are made in float64; what is no floating point number comes from the last one. The
-    state of optimiser and trainer is left out, since training cannot go on from a mean.
+    last 20 of the big one. The mean of what a fine-tuning began with and what it gave often beats both. Sums are made
+    in float64; what is no floating point number comes from the last one. The state of optimiser and trainer is left
+    out, since training cannot go on from a mean.
 
     Args:
         paths: of the checkpoints of one run, or of one that began with another's weights; the last one last.
