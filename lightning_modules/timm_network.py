@@ -38,10 +38,12 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
     except (AssertionError, IndexError):  # of arguments, which the caller knows
         raise
     except Exception as error:  # a file can hold anything, and its readers raise everything
-        why = str(error)[:200]  # every name that is missing, else
-        if wanted["pretrained"] and isinstance(pretrained, str):
+        if not wanted["pretrained"]:
+            raise
+        why = str(error)[:200]  # every name that is missing, else; and told here alone, not as a cause once more
+        if isinstance(pretrained, str):
             raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from None
-        if wanted["pretrained"] and isinstance(error, (OSError, RuntimeError)):  # no network, or none to be had
+        if isinstance(error, (OSError, RuntimeError)):  # no network, or none to be had
             raise ValueError(
                 f"pretrained: timm comes by no weights of {name}; give the path of a file of them, or False ({why})"
             ) from None
