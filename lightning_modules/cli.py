@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -67,10 +68,16 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        refuse(first if isinstance(first, (ValueError, FileNotFoundError)) else error)
+        told: BaseException = error
+        while told.__cause__ is not None and _raised_in(told).startswith("jsonargparse"):
+            told = told.__cause__  # what ours says; jsonargparse's wrapping tells of all that it tried besides
+        refuse(told if isinstance(told, (ValueError, FileNotFoundError)) else error)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose line raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", ""))
 
 
 def plain_fields(value: object) -> object:

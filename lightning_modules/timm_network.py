@@ -40,13 +40,13 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
     except Exception as error:  # a file can hold anything, and its readers raise everything
         if not wanted["pretrained"]:
             raise
-        why = str(error)[:200]  # every name that is missing, else; and told here alone, not as a cause once more
+        why = str(error)[:200]  # every name that is missing, else
         if isinstance(pretrained, str):
-            raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from None
+            raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from error
         if isinstance(error, (OSError, RuntimeError)):  # no network, or none to be had
             raise ValueError(
                 f"pretrained: timm comes by no weights of {name}; give the path of a file of them, or False ({why})"
-            ) from None
+            ) from error
         raise
 
 

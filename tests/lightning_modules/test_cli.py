@@ -72,6 +72,17 @@ class WithoutFacts(LightningDataModule):
     """A user's own data that says nothing about itself."""
 
 
+class WithoutItsFile(LightningDataModule):
+    """A user's own data that says what its parts mean when they fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            int("a broken index")
+        except ValueError as error:
+            raise ValueError("index: it is broken; make it anew") from error
+
+
 class Similar(Attention):
     """A user's own attention."""
 
@@ -288,6 +299,7 @@ def test_an_unknown_recipe(words: list[str], run_command: RunCommand) -> None:
         (["--data", "ImageFolderDataModule", "--data.root", "/no/such/folder"], "root='/no/such/folder': there is no"),
         (["--data", "ImageFolderDataModule", "--data.root", "."], "root='.' has no class folders"),
         (["--data", f"{__name__}.WithoutFacts"], "num_classes must be 2 or more to tell classes apart, got None"),
+        (["--data", f"{__name__}.WithoutItsFile"], "index: it is broken; make it anew"),
         (["--ckpt_path", "nothing.ckpt"], "checkpoint_path: there is no file 'nothing.ckpt'"),
     ],
 )
