@@ -66,6 +66,8 @@ class CaptionDataset(Dataset[CaptionBatch]):
         caption_rows: the numbers of all captions; in training of those that are not too long.
         features: (images, D, rows, columns), what a frozen backbone makes of :meth:`image_batches`, to be set from
             outside; batches then carry their share of it, and no images.
+        mirrored_features: the same of the mirror images; where it is set as well, a batch carries for each of its
+            images the one or the other, by chance.
 
     Raises:
         ValueError: not as many captions as names, an image without any, or only captions that are too long.
@@ -117,6 +119,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         self.augmentation = tuple(augmentation)
         self.caption_rows = rows
         self.features: Tensor | None = None
+        self.mirrored_features: Tensor | None = None
         self._image = image  # of each caption
         self._texts = texts
         self._items = torch.arange(len(rows)) if each_caption else counts.cumsum(0) - counts  # which captions
@@ -137,7 +140,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         image = self._image[places]
         return CaptionBatch(
             self._read(image, self.augmentation) if self.features is None else None,
-            None if self.features is None else self.features[image],
+            self._seen(image),
             rows.padded(chosen, self.tokenizer.pad_id),
             rows.lengths[chosen],
             [self.captions[number] for number in image],
@@ -161,6 +164,14 @@ class CaptionDataset(Dataset[CaptionBatch]):
         pieces = torch.split(torch.arange(len(self.names)), _PIECE)
         digests = (hashlib.sha256(image).hexdigest() for piece in pieces for image in self.reader.contents(piece))
         return content_key(chain([repr(self.transform)], digests))
+
+    def _seen(self, numbers: Tensor) -> Tensor | None:
+        """The features of images, if there are any."""
+        if self.features is None or self.mirrored_features is None:
+            return None if self.features is None else self.features[numbers]
+        seen, mirrored = self.features[numbers], torch.rand(len(numbers)) < 0.5
+        seen[mirrored] = self.mirrored_features[numbers[mirrored]]
+        return seen
 
     def _read(self, numbers: Tensor, augmentation: Sequence[Augmentation] = ()) -> Tensor:
         pieces = [self.transform.fit(augment(piece, augmentation)) for piece in self.reader.read(numbers)]

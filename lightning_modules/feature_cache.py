@@ -29,6 +29,8 @@ class CacheFeatures(FreezeBackbone):
     Args:
         folder: for the files, which can be deleted when nothing is trained on them.
         batch_size: images that the backbone sees at once; a CPU is fastest with few.
+        mirrored: keep what it makes of each image's mirror image too, in a second file; what is trained on is the one
+            or the other, by chance. Not for captions that often tell left from right.
 
     Raises:
         ValueError: ``batch_size`` is not positive; or, once the training starts, the system is no captioner, its data
@@ -40,12 +42,13 @@ class CacheFeatures(FreezeBackbone):
         -1
     """
 
-    def __init__(self, folder: str | Path = "feature_cache", batch_size: int = 8) -> None:
+    def __init__(self, folder: str | Path = "feature_cache", batch_size: int = 8, *, mirrored: bool = False) -> None:
         super().__init__(epochs=-1)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.folder = Path(folder)
         self.batch_size = batch_size
+        self.mirrored = mirrored
         self._filled: CaptionDataset | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,27 +61,37 @@ class CacheFeatures(FreezeBackbone):
                 f"and {type(dataset).__name__} as dataset('train')"
             )
         if dataset.augmentation or dataset.reader.changes:
-            raise ValueError("CacheFeatures keeps one look at each image, so give the data augmentation=[]")
+            raise ValueError(
+                "CacheFeatures keeps one look at each image, so give the data augmentation=[]; or mirrored=True here, "
+                "which keeps two"
+            )
         if any(isinstance(callback, FreezeBackbone) and callback is not self for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError(
                 "CacheFeatures freezes the backbone for good, so another FreezeBackbone cannot thaw it; leave one out"
             )
-        backbone = pl_module.network.backbone
+        self._filled = dataset
+        dataset.features = self._kept(trainer, pl_module, dataset)
+        if self.mirrored:
+            dataset.mirrored_features = self._kept(trainer, pl_module, dataset, mirrored=True)
+
+    def _kept(self, trainer: Trainer, system: Captioner, dataset: CaptionDataset, *, mirrored: bool = False) -> Tensor:
+        """What the backbone makes of all images or their mirror images, (images, D, rows, columns), in a file."""
+        backbone = system.network.backbone
         # A place's features lie side by side, as whoever reads them place by place wants them, and no copy turns them.
-        path = self.folder / f"features-{weights_key(backbone, dataset.content_key(), 'features last')}.npy"
+        look = ("features last", "mirrored") if mirrored else ("features last",)
+        path = self.folder / f"features-{weights_key(backbone, dataset.content_key(), *look)}.npy"
         if trainer.local_rank == 0 and not path.is_file():
             with evaluating(backbone), torch.inference_mode():
-                batches = dataset.image_batches(self.batch_size)
-                maps = (backbone(images.to(pl_module.device)).permute(0, 2, 3, 1) for images in batches)
-                write_rows(path, maps, len(dataset.names))
+                batches = (images.to(system.device) for images in dataset.image_batches(self.batch_size))
+                seen = (images.flip(3) if mirrored else images for images in batches)
+                write_rows(path, (backbone(images).permute(0, 2, 3, 1) for images in seen), len(dataset.names))
         trainer.strategy.barrier()
-        dataset.features = read_rows(path, len(dataset.names)).permute(0, 3, 1, 2)
-        self._filled = dataset
+        return read_rows(path, len(dataset.names)).permute(0, 3, 1, 2)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the images back: what is trained next on the same data may have another backbone."""
         if self._filled is not None:
-            self._filled.features = None
+            self._filled.features = self._filled.mirrored_features = None
             self._filled = None
 
 

@@ -81,6 +81,36 @@ def test_batches_carry_what_the_backbone_makes_of_their_images(tmp_path: Path, m
     assert data.dataset("train")[[0]].features is None
 
 
+def test_mirror_images_are_seen_as_often(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    data = grids()
+    system = captioner(data)
+    images = data.dataset("train")[[3, 0, 19]].images
+    assert images is not None
+    seen: list[torch.Tensor] = []
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            for _ in range(100):
+                features = data.dataset("train")[[3, 0, 19]].features
+                assert features is not None
+                assert features.permute(0, 2, 3, 1).is_contiguous()
+                seen.append(features)
+
+    make_trainer(callbacks=[CacheFeatures(tmp_path, mirrored=True), Look()]).fit(system, data)
+    assert len(list(tmp_path.iterdir())) == 2
+    backbone = system.eval().network.backbone
+    with torch.no_grad():
+        looks = torch.stack([backbone(images), backbone(images.flip(3))])
+    # Which of the two each of the 3 images had, 100 times; 300 throws of a coin lie in these bounds but once in 10^8.
+    close = torch.stack([torch.isclose(looks, one, atol=1e-5).flatten(2).all(dim=2) for one in seen])
+    assert bool((close.sum(dim=1) == 1).all())
+    assert 100 < int(close[:, 1].sum()) < 200
+    # Kept on disk for who comes without, and the images come back afterwards.
+    assert data.dataset("train").mirrored_features is None
+    make_trainer(callbacks=[CacheFeatures(tmp_path)]).fit(system, data)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_the_backbone_looks_once_and_never_learns(
     tmp_path: Path, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
