@@ -167,10 +167,12 @@ class CaptionDataset(Dataset[CaptionBatch]):
 
     def _seen(self, numbers: Tensor) -> Tensor | None:
         """The features of images, if there are any."""
-        if self.features is None or self.mirrored_features is None:
-            return None if self.features is None else self.features[numbers]
-        seen, mirrored = self.features[numbers], torch.rand(len(numbers)) < 0.5
-        seen[mirrored] = self.mirrored_features[numbers[mirrored]]
+        if self.features is None:
+            return None
+        seen = self.features[numbers]
+        if self.mirrored_features is not None:
+            mirrored = torch.rand(len(numbers)) < 0.5
+            seen[mirrored] = self.mirrored_features[numbers[mirrored]]
         return seen
 
     def _read(self, numbers: Tensor, augmentation: Sequence[Augmentation] = ()) -> Tensor:

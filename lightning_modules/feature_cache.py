@@ -70,20 +70,24 @@ class CacheFeatures(FreezeBackbone):
                 "CacheFeatures freezes the backbone for good, so another FreezeBackbone cannot thaw it; leave one out"
             )
         self._filled = dataset
-        dataset.features = self._kept(trainer, pl_module, dataset)
+        # Told once for both files: the images are read for it.
+        key = weights_key(pl_module.network.backbone, dataset.content_key(), "features last")
+        dataset.features = self._kept(trainer, pl_module, dataset, f"features-{key}.npy")
         if self.mirrored:
-            dataset.mirrored_features = self._kept(trainer, pl_module, dataset, mirrored=True)
+            name = f"features-{key}-mirrored.npy"
+            dataset.mirrored_features = self._kept(trainer, pl_module, dataset, name, mirrored=True)
 
-    def _kept(self, trainer: Trainer, system: Captioner, dataset: CaptionDataset, *, mirrored: bool = False) -> Tensor:
+    def _kept(
+        self, trainer: Trainer, system: Captioner, dataset: CaptionDataset, name: str, *, mirrored: bool = False
+    ) -> Tensor:
         """What the backbone makes of all images or their mirror images, (images, D, rows, columns), in a file."""
-        backbone = system.network.backbone
-        # A place's features lie side by side, as whoever reads them place by place wants them, and no copy turns them.
-        look = ("features last", "mirrored") if mirrored else ("features last",)
-        path = self.folder / f"features-{weights_key(backbone, dataset.content_key(), *look)}.npy"
+        backbone, path = system.network.backbone, self.folder / name
         if trainer.local_rank == 0 and not path.is_file():
             with evaluating(backbone), torch.inference_mode():
                 batches = (images.to(system.device) for images in dataset.image_batches(self.batch_size))
                 seen = (images.flip(3) if mirrored else images for images in batches)
+                # A place's features lie side by side, as whoever reads them place by place wants them, and no copy
+                # turns them.
                 write_rows(path, (backbone(images).permute(0, 2, 3, 1) for images in seen), len(dataset.names))
         trainer.strategy.barrier()
         return read_rows(path, len(dataset.names)).permute(0, 3, 1, 2)
