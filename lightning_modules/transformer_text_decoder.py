@@ -134,15 +134,16 @@ class TransformerTextDecoder(TextDecoder):
         return DecodingState(read, tuple(state.past for state in states))
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
-        """See :meth:`TextDecoder.step`; where it looked is the mean over the heads of the last layer."""
+        """See :meth:`TextDecoder.step`; where it looked is the mean over the heads of all layers."""
         memory = cast(TransformerMemory, state.memory)
         x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=memory.position)
         advance = self._advance_together if self.layers.shares_past else self._advance_apart
         output, after, hypotheses = advance(x, tokens.shape, memory, state.hypotheses, need_weights=need_weights)
         weights = None
         if output.cross_weights is not None:
-            weights = output.cross_weights[-1]
-            weights = (weights.mean(dim=1) if weights.ndim > 3 else weights).reshape(*tokens.shape, -1)
+            # No one layer tells it: what was read in the first need not be looked at again in the last.
+            maps = [layer.mean(dim=1) if layer.ndim > 3 else layer for layer in output.cross_weights]
+            weights = torch.stack(maps).mean(dim=0).reshape(*tokens.shape, -1)
         logits = self.output(self.norm(output.hidden)).view(*tokens.shape, -1)
         return StepOutput(logits, DecodingState(after._replace(position=memory.position + 1), hypotheses), weights)
 
