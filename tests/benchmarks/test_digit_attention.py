@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -40,12 +42,26 @@ def stub(look: Callable[[Tensor], tuple[int, int]], say: Callable[[str], str] = 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
-    assert looks == (1.0, 1.0, 60)
+    assert (looks.exact, looks.share(), looks.words.total()) == (1.0, 1.0, 60)
 
 
 def test_other_cells_are_wrong() -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4))), DATA)
-    assert looks == (1.0, 0.0, 60)
+    assert (looks.exact, looks.share(), looks.words.total()) == (1.0, 0.0, 60)
+
+
+def test_each_numeral_is_counted_by_itself() -> None:
+    """Always the cell in the upper left corner: right for the digits that stand there."""
+    looks = measure(stub(lambda _: (0, 0)), DATA)
+    words, right = Counter[str](), Counter[str]()
+    for [text], cells in zip(DATA.dataset("test")[list(range(30))].references, DATA.cells("test"), strict=True):
+        numerals = [word for word in text.split() if word in NUMERALS]
+        words.update(numerals)
+        right.update(numeral for numeral, cell in zip(numerals, cells.tolist(), strict=True) if cell == [0, 0])
+    assert 0 < right.total() < 60
+    assert (looks.words, +looks.right) == (words, right)
+    [most] = right.most_common(1)
+    assert looks.share([most[0]]) == most[1] / words[most[0]]
 
 
 def test_captions_are_exact_or_not() -> None:
@@ -58,4 +74,6 @@ def test_captions_are_exact_or_not() -> None:
 
 def test_without_attention_there_is_nothing_to_look_at() -> None:
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, sizes=RNNSizes(8, 16))
-    assert measure(system, DATA)[1:] == (None, 0)
+    looks = measure(system, DATA)
+    assert not looks.words
+    assert math.isnan(looks.share())
