@@ -13,7 +13,7 @@ from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memor
 from attention_blocks.kernels import Linear, dropout, unrolled
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.recurrent_cells import recurrent_step
-from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
+from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, mean_map, output_map, sampled
 
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -225,11 +225,6 @@ def rows(x: Tensor) -> Tensor:
 def beams(x: Tensor, like: Tensor) -> Tensor:
     """(B K, 1, D) back to (B, K, D), B and K being those of ``like``."""
     return x.reshape(like.size(0), like.size(1), x.size(-1))
-
-
-def mean_map(weights: Tensor | None) -> Tensor | None:
-    """One map of a block with heads: their mean."""
-    return weights.mean(dim=1) if weights is not None and weights.ndim == 4 else weights
 
 
 class FixedVectorDecoder(RNNTextDecoder):

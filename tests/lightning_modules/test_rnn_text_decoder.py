@@ -24,7 +24,7 @@ from lightning_modules import (
     generate,
 )
 from lightning_modules.generation import DecodingState
-from lightning_modules.rnn_text_decoder import CELLS, Cell, RNNTextDecoder, mean_map
+from lightning_modules.rnn_text_decoder import CELLS, Cell, RNNTextDecoder
 from lightning_modules.text_decoder import Encoded
 
 V, B, T, T_K, H, D, F_ = 11, 3, 4, 5, 16, 8, 6  # the last: features of the summary
@@ -359,14 +359,6 @@ def test_dropout_between_layers_is_there_at_one_place_too() -> None:
     still, moved = decoder.run(x, hidden)[1], decoder.train().run(x, hidden)[1]
     torch.testing.assert_close(moved[0][:, 0], still[0][:, 0])  # below it
     assert not torch.allclose(moved[0][:, 1], still[0][:, 1])
-
-
-def test_a_map_of_heads_becomes_their_mean() -> None:
-    heads = torch.rand(2, 4, 3, 5)
-    torch.testing.assert_close(mean_map(heads), sum(heads.unbind(1)) / 4)
-    assert mean_map(heads[:, 0]) is not None
-    assert torch.equal(heads[:, 0], mean_map(heads[:, 0]))  # type: ignore[arg-type]
-    assert mean_map(None) is None
 
 
 @pytest.mark.parametrize("name", ["embedding_dim", "hidden_dim", "depth"])
