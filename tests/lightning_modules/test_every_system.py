@@ -383,7 +383,7 @@ WHOLE = [name for name in recipe_names() if "data" in yaml.safe_load(find_recipe
 LAID_OVER = [name for name in recipe_names() if name not in WHOLE]
 
 
-def captioned_photos(folder: Path) -> tuple[str, ...]:
+def captioned_photos(folder: Path, size: int) -> tuple[str, ...]:
     """A folder of photos with a table of captions as the recipes' user has it."""
     photos(folder)
     rows = [
@@ -393,12 +393,13 @@ def captioned_photos(folder: Path) -> tuple[str, ...]:
         for word in ("sleeps", "sleeps in the sun")
     ]
     (folder / "captions.csv").write_text("\n".join(["image,caption,split", *rows]))
-    return ("--data.transform.size", "32", "--data.batch_size", "4")
+    return ("--data.transform.size", str(size), "--data.batch_size", "4")
 
 
 def data_for(name: str) -> tuple[str, ...]:
     """Words that bring a recipe to data that is there; skips the test where there is none."""
-    data = yaml.safe_load(find_recipe(name).read_text())["data"]
+    recipe = yaml.safe_load(find_recipe(name).read_text())
+    data = recipe["data"]
     arguments = data.get("init_args", {})
     match data["class_path"], arguments.get("name"):
         case "DigitsDataModule", _:
@@ -424,7 +425,7 @@ def data_for(name: str) -> tuple[str, ...]:
             shares = [f"--data.{split}=0.25" for split in ("val", "test") if split not in arguments]
             return ("--data.root", "text", "--data.max_tokens", "64", *shares)
         case "CaptionDataModule", _:
-            return captioned_photos(Path(arguments["root"]))
+            return captioned_photos(Path(arguments["root"]), 2 * patch_of(recipe, 16))
         case kind, which:
             pytest.skip(f"the data of {kind} {which or ''} is not on this machine")
 
@@ -449,6 +450,13 @@ def network_of(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a recipe says of its network, or of the backbone of one."""
     arguments = recipe["model"]["init_args"]
     return cast(dict[str, Any], (arguments.get("network") or arguments["backbone"])["init_args"])
+
+
+def patch_of(recipe: dict[str, Any], otherwise: int) -> int:
+    """The side of a ViT's patches in a recipe, where it says one: images must be a multiple of it."""
+    arguments = network_of(recipe)
+    inner = arguments.get("backbone", {}).get("init_args", {}).get("network", {}).get("init_args", {})
+    return int((arguments | inner).get("patch_size", otherwise))
 
 
 def recipe_of(name: str) -> dict[str, Any]:
@@ -506,9 +514,9 @@ def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, 
     words: tuple[str, ...] = ()
     if recipe["model"]["class_path"].endswith("Captioner"):
         recipe["data"] = {"class_path": "DigitGridDataModule"}
-        words = GRIDS
+        words = (*GRIDS, "--data.cell_size", str(patch_of(recipe, 16)))
     elif "patch_size" in network or "backbone" in recipe["model"]["init_args"]:
-        size = 2 * network.get("patch_size", 4)
+        size = 2 * patch_of(recipe, 4)
         recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": size, "batch_size": 8}}
     else:
         # One base on both sides, so that embeddings can be shared.
