@@ -1,8 +1,8 @@
 """``python -m benchmarks.digit_attention CHECKPOINT``: whether a captioner of digit grids looks at the digit it tells.
 
 Goal: 99 % of the captions exact, on handwriting and layouts never seen; for 95 % of the digits' words the most attended
-place lies in that digit's cell. An eight is told apart from the others: "an" gives it away, so its word can be written
-without looking once more.
+place lies in that digit's cell. Eights are counted by themselves too, and "an", which tells them: once it is written
+"eight" follows without another look.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ class Looks(NamedTuple):
         exact: share of the captions that are exact.
         words: how often each numeral was written, as one of the first two of a caption; never, without attention.
         right: how often the most attended place lay in the digit's cell then.
+        told: how often it did when the digit was told: at "an" for an eight, at the numeral itself for the others.
     """
 
     exact: float
     words: Counter[str]
     right: Counter[str]
+    told: Counter[str]
 
-    def share(self, numerals: Iterable[str] = NUMERALS) -> float:
-        """Of the words for some numerals, how many were looked right at; NaN where none was written."""
+    def share(self, looks: Counter[str], numerals: Iterable[str] = NUMERALS) -> float:
+        """Of the times that some numerals were written, how many are in ``looks``; NaN where none was written."""
         words = sum(self.words[numeral] for numeral in numerals)
-        return sum(self.right[numeral] for numeral in numerals) / words if words else float("nan")
+        return sum(looks[numeral] for numeral in numerals) / words if words else float("nan")
 
 
 def measure(system: Captioner, data: DigitGridDataModule) -> Looks:
     """Describes the test images and looks where it looked, word by word."""
     dataset, cells, (rows, columns) = data.dataset("test"), data.cells("test"), data.grid
     attends, exact = system.decoder.attends, 0
-    right, words = Counter[str](), Counter[str]()
+    words, right, told = Counter[str](), Counter[str](), Counter[str]()
     system.eval()
     for numbers in torch.split(torch.arange(len(dataset)), 100):
         batch = dataset[numbers.tolist()]
@@ -52,16 +54,22 @@ def measure(system: Captioner, data: DigitGridDataModule) -> Looks:
             found = system.write(batch, need_weights=attends, memory=system.network.encode(features))
         for [best, *_], references, number in zip(found, batch.references, numbers.tolist(), strict=True):
             exact += system.texts([[best]])[0] in references
-            digits = 0
-            for place, word in enumerate(system.target_tokenizer.tokens(best.tokens)):
-                if attends and word in NUMERALS and digits < 2:
-                    most = int(cast(Tensor, best.weights)[place].argmax())
-                    row, column = divmod(most, features.size(3))
-                    cell = [row * rows // features.size(2), column * columns // features.size(3)]
-                    words[word] += 1
-                    right[word] += cell == cells[number, digits].tolist()
-                    digits += 1
-    return Looks(exact / len(dataset), words, right)
+            caption = list(system.target_tokenizer.tokens(best.tokens))
+            numerals = [place for place, word in enumerate(caption) if attends and word in NUMERALS]
+            for place, cell in zip(numerals, cells[number].tolist(), strict=False):  # as many as there are digits
+                tells = place - 1 if caption[max(place - 1, 0) : place + 1] == ["an", "eight"] else place
+                looked = [_cell(cast(Tensor, best.weights)[at], features, rows, columns) for at in (place, tells)]
+                word = caption[place]
+                words[word] += 1
+                right[word] += looked[0] == cell
+                told[word] += looked[1] == cell
+    return Looks(exact / len(dataset), words, right, told)
+
+
+def _cell(weights: Tensor, features: Tensor, rows: int, columns: int) -> list[int]:
+    """Row and column of the grid's cell that has the most attended place of a map, (H · W)."""
+    row, column = divmod(int(weights.argmax()), features.size(3))
+    return [row * rows // features.size(2), column * columns // features.size(3)]
 
 
 def main() -> None:
@@ -78,9 +86,13 @@ def main() -> None:
     print(f"exact: {looks.exact:.2%} of the test images")
     if looks.words:
         others = [numeral for numeral in NUMERALS if numeral != "eight"]
-        print(f"most attended place in the digit's cell: {looks.share():.2%} of {looks.words.total():,} words")
-        eights, rest = looks.share(["eight"]), looks.share(others)
+        print(
+            f"most attended place in the digit's cell: {looks.share(looks.right):.2%} of {looks.words.total():,} words"
+        )
+        eights, rest = looks.share(looks.right, ["eight"]), looks.share(looks.right, others)
         print(f"  of {looks.words['eight']:,} eights {eights:.2%}, of the others {rest:.2%}")
+        told, eights = looks.share(looks.told), looks.share(looks.told, ["eight"])
+        print(f'at the words that tell the digit, "an" for an eight: {told:.2%}, of the eights {eights:.2%}')
 
 
 if __name__ == "__main__":

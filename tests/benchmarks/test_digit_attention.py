@@ -19,8 +19,15 @@ from lightning_modules import Hypothesis, ResNetFeatures, RNNCaptioner, RNNSizes
 DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=30)
 
 
-def stub(look: Callable[[Tensor], tuple[int, int]], say: Callable[[str], str] = str) -> RNNCaptioner:
-    """A captioner that says the reference, and looks at what ``look`` makes of the digit's cell; a map of 6 x 8."""
+def stub(
+    look: Callable[[Tensor], tuple[int, int]],
+    say: Callable[[str], str] = str,
+    look_before: Callable[[Tensor], tuple[int, int]] = lambda _: (0, 0),
+) -> RNNCaptioner:
+    """A captioner that says the reference, and looks at what ``look`` makes of the digit's cell; a map of 6 x 8.
+
+    At the article before the digit it looks at what ``look_before`` makes of that cell.
+    """
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, ResNetFeatures, AdditiveAttention, RNNSizes(8, 16))
 
     def write(batch: CaptionBatch, **_: object) -> list[list[Hypothesis]]:
@@ -30,8 +37,9 @@ def stub(look: Callable[[Tensor], tuple[int, int]], say: Callable[[str], str] = 
             maps, cells = torch.zeros(len(tokens) + 1, 6 * 8), iter(DATA.cells("test")[int(name.split("/")[1])])
             for place, word in enumerate(DATA.target_tokenizer.tokens(tokens)):
                 if word in NUMERALS:
-                    row, column = look(next(cells))
-                    maps[place, 8 * row + column] = 1.0
+                    cell = next(cells)
+                    for at, (row, column) in ((place, look(cell)), (place - 1, look_before(cell))):
+                        maps[at, 8 * row + column] = 1.0
             found.append([Hypothesis([*tokens, DATA.target_tokenizer.eos_id], 0.0, 0.0, maps)])
         return found
 
@@ -42,12 +50,12 @@ def stub(look: Callable[[Tensor], tuple[int, int]], say: Callable[[str], str] = 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
-    assert (looks.exact, looks.share(), looks.words.total()) == (1.0, 1.0, 60)
+    assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 1.0, 60)
 
 
 def test_other_cells_are_wrong() -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4))), DATA)
-    assert (looks.exact, looks.share(), looks.words.total()) == (1.0, 0.0, 60)
+    assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 0.0, 60)
 
 
 def test_each_numeral_is_counted_by_itself() -> None:
@@ -61,7 +69,26 @@ def test_each_numeral_is_counted_by_itself() -> None:
     assert 0 < right.total() < 60
     assert (looks.words, +looks.right) == (words, right)
     [most] = right.most_common(1)
-    assert looks.share([most[0]]) == most[1] / words[most[0]]
+    assert looks.share(looks.right, [most[0]]) == most[1] / words[most[0]]
+
+
+def test_an_eight_is_told_by_its_article() -> None:
+    """Always the digit's cell, but the article looks at it, the numeral elsewhere; and the other way about."""
+
+    def there(cell: Tensor) -> tuple[int, int]:
+        return 2 * int(cell[0]), 2 * int(cell[1])
+
+    def beside(cell: Tensor) -> tuple[int, int]:
+        return 2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4)
+
+    others = [numeral for numeral in NUMERALS if numeral != "eight"]
+    before = measure(stub(beside, look_before=there), DATA)
+    assert before.words["eight"]
+    assert (before.share(before.right), before.share(before.told, ["eight"])) == (0.0, 1.0)
+    assert before.share(before.told, others) == 0.0
+    after = measure(stub(there, look_before=beside), DATA)
+    assert (after.share(after.right), after.share(after.told, ["eight"])) == (1.0, 0.0)
+    assert after.share(after.told, others) == 1.0
 
 
 def test_captions_are_exact_or_not() -> None:
@@ -76,4 +103,4 @@ def test_without_attention_there_is_nothing_to_look_at() -> None:
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, sizes=RNNSizes(8, 16))
     looks = measure(system, DATA)
     assert not looks.words
-    assert math.isnan(looks.share())
+    assert math.isnan(looks.share(looks.right))
