@@ -54,15 +54,16 @@ def measure(system: Captioner, data: DigitGridDataModule) -> Looks:
             found = system.write(batch, need_weights=attends, memory=system.network.encode(features))
         for [best, *_], references, number in zip(found, batch.references, numbers.tolist(), strict=True):
             exact += system.texts([[best]])[0] in references
+            if not attends:
+                continue
+            looked = [_cell(weights, features, rows, columns) for weights in cast(Tensor, best.weights)]
             caption = list(system.target_tokenizer.tokens(best.tokens))
-            numerals = [place for place, word in enumerate(caption) if attends and word in NUMERALS]
-            for place, cell in zip(numerals, cells[number].tolist(), strict=False):  # as many as there are digits
-                tells = place - 1 if caption[max(place - 1, 0) : place + 1] == ["an", "eight"] else place
-                looked = [_cell(cast(Tensor, best.weights)[at], features, rows, columns) for at in (place, tells)]
-                word = caption[place]
+            numerals = [(place, word) for place, word in enumerate(caption) if word in NUMERALS]
+            for (place, word), cell in zip(numerals, cells[number].tolist(), strict=False):  # two digits, and no more
+                tells = place - 1 if caption[place - 1 : place + 1] == ["an", "eight"] else place
                 words[word] += 1
-                right[word] += looked[0] == cell
-                told[word] += looked[1] == cell
+                right[word] += looked[place] == cell
+                told[word] += looked[tells] == cell
     return Looks(exact / len(dataset), words, right, told)
 
 

@@ -13,7 +13,8 @@ from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memor
 from attention_blocks.kernels import Linear, dropout, unrolled
 from lightning_modules.generation import DecodingState, StepOutput
 from lightning_modules.recurrent_cells import recurrent_step
-from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, mean_map, output_map, sampled
+from lightning_modules.rollout import mean_map
+from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}

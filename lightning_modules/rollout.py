@@ -1,11 +1,19 @@
-"""Attention rollout: how much each output place looked at each input place, through all layers."""
+"""One map of many: the mean over heads, and rollout through all layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Map = TypeVar("Map", Tensor, Tensor | None)
+
+
+def mean_map(weights: Map) -> Map:
+    """One map of a block with heads: their mean."""
+    return weights.mean(dim=1) if weights is not None and weights.ndim == 4 else weights
 
 
 def attention_rollout(maps: Sequence[Tensor], residual: float = 0.5) -> Tensor:
@@ -44,6 +52,6 @@ def attention_rollout(maps: Sequence[Tensor], residual: float = 0.5) -> Tensor:
 
 
 def _with_residual(layer: Tensor, residual: float) -> Tensor:
-    layer = layer.mean(dim=1) if layer.ndim == 4 else layer
+    layer = mean_map(layer)
     identity = torch.eye(layer.size(-1), dtype=layer.dtype, device=layer.device)
     return residual * identity + (1.0 - residual) * layer

@@ -112,11 +112,6 @@ def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = T
     return linear
 
 
-def mean_map(weights: Tensor | None) -> Tensor | None:
-    """One map of a block with heads: their mean."""
-    return weights.mean(dim=1) if weights is not None and weights.ndim == 4 else weights
-
-
 def sampled(tokens: Tensor, logits: Tensor, share: float) -> Tensor:
     """Scheduled sampling: each token is replaced, with a chance of ``share``, by the likeliest one.
 

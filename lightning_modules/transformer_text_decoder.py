@@ -19,7 +19,8 @@ from attention_blocks import (
 )
 from attention_blocks.kernels import dropout
 from lightning_modules.generation import DecodingState, StepOutput
-from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, mean_map, output_map
+from lightning_modules.rollout import mean_map
+from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map
 
 
 class TransformerMemory(NamedTuple):
@@ -142,7 +143,7 @@ class TransformerTextDecoder(TextDecoder):
         weights = None
         if output.cross_weights is not None:
             # No one layer tells it: what was read in the first need not be looked at again in the last.
-            maps = [cast(Tensor, mean_map(layer)) for layer in output.cross_weights]
+            maps = [mean_map(layer) for layer in output.cross_weights]
             weights = torch.stack(maps).mean(dim=0).reshape(*tokens.shape, -1)
         logits = self.output(self.norm(output.hidden)).view(*tokens.shape, -1)
         return StepOutput(logits, DecodingState(after._replace(position=memory.position + 1), hypotheses), weights)

@@ -47,6 +47,16 @@ def stub(
     return system
 
 
+def there(cell: Tensor) -> tuple[int, int]:
+    """A place of the digit's cell."""
+    return 2 * int(cell[0]), 2 * int(cell[1])
+
+
+def beside(cell: Tensor) -> tuple[int, int]:
+    """A place of another cell of that row."""
+    return 2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4)
+
+
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
@@ -54,7 +64,7 @@ def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> Non
 
 
 def test_other_cells_are_wrong() -> None:
-    looks = measure(stub(lambda cell: (2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4))), DATA)
+    looks = measure(stub(beside), DATA)
     assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 0.0, 60)
 
 
@@ -74,13 +84,6 @@ def test_each_numeral_is_counted_by_itself() -> None:
 
 def test_an_eight_is_told_by_its_article() -> None:
     """Always the digit's cell, but the article looks at it, the numeral elsewhere; and the other way about."""
-
-    def there(cell: Tensor) -> tuple[int, int]:
-        return 2 * int(cell[0]), 2 * int(cell[1])
-
-    def beside(cell: Tensor) -> tuple[int, int]:
-        return 2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4)
-
     others = [numeral for numeral in NUMERALS if numeral != "eight"]
     before = measure(stub(beside, look_before=there), DATA)
     assert before.words["eight"]

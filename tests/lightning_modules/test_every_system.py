@@ -433,7 +433,7 @@ def data_for(name: str) -> tuple[str, ...]:
 def small(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe for hundreds of thousands of steps and many millions of parameters, as far as a test can follow it."""
     trainer = recipe["trainer"]
-    for arguments in (network_of(recipe), network_of(recipe).get("backbone", {}).get("init_args", {})):
+    for arguments in nested_networks(recipe):
         arguments.pop("pretrained", None)  # what is downloaded is no test's business
     if network_of(recipe).get("dim", 0) >= 512:
         network_of(recipe)["dim"] = 64
@@ -452,11 +452,17 @@ def network_of(recipe: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], (arguments.get("network") or arguments["backbone"])["init_args"])
 
 
+def nested_networks(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a recipe says of its network, of the backbone in that, and of the network in the backbone."""
+    found = [network_of(recipe)]
+    for part in ("backbone", "network"):
+        found.append(found[-1].get(part, {}).get("init_args", {}))
+    return found
+
+
 def patch_of(recipe: dict[str, Any], otherwise: int) -> int:
     """The side of a ViT's patches in a recipe, where it says one: images must be a multiple of it."""
-    arguments = network_of(recipe)
-    inner = arguments.get("backbone", {}).get("init_args", {}).get("network", {}).get("init_args", {})
-    return int((arguments | inner).get("patch_size", otherwise))
+    return next((network["patch_size"] for network in nested_networks(recipe) if "patch_size" in network), otherwise)
 
 
 def recipe_of(name: str) -> dict[str, Any]:

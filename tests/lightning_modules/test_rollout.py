@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules import attention_rollout
+from lightning_modules.rollout import mean_map
 
 
 def random_maps(layers: int, batch: int, heads: int | None, length: int) -> list[Tensor]:
@@ -67,3 +68,11 @@ def test_no_maps() -> None:
 def test_a_share_out_of_range(residual: float) -> None:
     with pytest.raises(ValueError, match=rf"residual.*\[0, 1\], got {residual}"):
         attention_rollout(random_maps(1, 1, 1, 2), residual)
+
+
+def test_a_map_of_heads_becomes_their_mean() -> None:
+    heads = torch.rand(2, 4, 3, 5)
+    torch.testing.assert_close(mean_map(heads), sum(heads.unbind(1)) / 4)
+    assert mean_map(heads[:, 0]) is not None
+    assert torch.equal(heads[:, 0], mean_map(heads[:, 0]))
+    assert mean_map(None) is None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_modules.generation import DecodingState
-from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, mean_map, output_map, sampled
+from lightning_modules.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
 
 def test_what_a_decoder_must_define_is_named() -> None:
@@ -28,14 +28,6 @@ def test_a_vector_times_the_root_of_its_size_has_a_variance_of_one() -> None:
     assert table.weight.mean().abs() < 0.01
     with pytest.raises(ValueError, match="vocab_size must be 2 or more, got 1"):
         embedding(1, 4)
-
-
-def test_a_map_of_heads_becomes_their_mean() -> None:
-    heads = torch.rand(2, 4, 3, 5)
-    torch.testing.assert_close(mean_map(heads), sum(heads.unbind(1)) / 4)
-    assert mean_map(heads[:, 0]) is not None
-    assert torch.equal(heads[:, 0], mean_map(heads[:, 0]))  # type: ignore[arg-type]
-    assert mean_map(None) is None
 
 
 def test_a_tied_map_is_the_very_weights_of_the_embedding() -> None:
