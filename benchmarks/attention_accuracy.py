@@ -38,7 +38,7 @@ from attention_blocks import (
 )
 from benchmarks.timing import ratio, take_turns
 from datamodules import ImageFolderDataModule, ImageTransform, TorchvisionDataModule
-from datamodules.classification import ClassificationDataModule
+from datamodules.images.classification import ClassificationDataModule
 from lightning_modules import ConvClassifier, SmallResNet, WarmupCosine
 
 

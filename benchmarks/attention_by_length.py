@@ -24,7 +24,7 @@ from sacrebleu.metrics.bleu import BLEU
 from attention_blocks import AdditiveAttention, LuongAttention, MultiHeadAttention
 from datamodules import AlignedFiles, BytePair, DatasetPairs, ParallelTextDataModule
 from lightning_modules import FixedVectorDecoder, LuongDecoder, RNNSeq2Seq, RNNTranslator, WarmupCosine
-from lightning_modules.rnn_text_decoder import RNNTextDecoder
+from lightning_modules.text.rnn_text_decoder import RNNTextDecoder
 
 attending = partial(LuongDecoder, input_feeding=True, tie_embeddings=True)
 DECODERS: Mapping[str, Callable[..., RNNTextDecoder]] = {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from datamodules import CaptionDataModule, CaptionTable
-from datamodules.caption_batch import CaptionDataset
+from datamodules.captions.caption_batch import CaptionDataset
 from lightning_modules import BeamSearch, Captioner
 
 COLUMNS = ("bleu1", "bleu4", "cider_d", "rouge_l", "meteor", "distinct2", "words_used")

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from attention_blocks import DecoderLayer, FeedForward, LearnedPosition, MaskedSelfAttention, MultiHeadAttention
 from benchmarks.timing import ratio, take_turns
-from lightning_modules.beam_search import BeamSearch
-from lightning_modules.caption_network import CaptionNetwork
-from lightning_modules.generation import generate
-from lightning_modules.image_features import ViTFeatures
-from lightning_modules.transformer_captioner import TransformerCaptionNetwork
-from lightning_modules.vit import VisionTransformer
+from lightning_modules.backbones.image_features import ViTFeatures
+from lightning_modules.backbones.vit import VisionTransformer
+from lightning_modules.captioning.caption_network import CaptionNetwork
+from lightning_modules.captioning.transformer_caption_network import TransformerCaptionNetwork
+from lightning_modules.generation.beam_search import BeamSearch
+from lightning_modules.generation.engine import generate
 
 # Of the ViT: width, layers. Of the decoder: width, layers, vocabulary. The first has the sizes of the Flickr8k recipe's
 # decoder, the second those of GPT-2, which is what the most used of such captioners write with.

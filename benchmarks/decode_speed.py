@@ -15,12 +15,12 @@ from torch import Tensor
 
 from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
-from datamodules.tokenizer import Tokenizer
-from lightning_modules.beam_search import BeamSearch
-from lightning_modules.export import export_ctranslate2
-from lightning_modules.generation import generate
-from lightning_modules.marian import network_like, renamed_state
-from lightning_modules.transformer_seq2seq import TransformerSeq2Seq
+from datamodules.tokenizers.tokenizer import Tokenizer
+from lightning_modules.cli.export import export_ctranslate2
+from lightning_modules.generation.beam_search import BeamSearch
+from lightning_modules.generation.engine import generate
+from lightning_modules.translation.marian import network_like, renamed_state
+from lightning_modules.translation.transformer_seq2seq import TransformerSeq2Seq
 
 # Width, layers of each side, heads, inner width, vocabulary.
 CASES = [(256, 3, 4, 1024, 10_000), (512, 6, 8, 2048, 32_000)]

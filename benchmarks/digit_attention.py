@@ -16,8 +16,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from datamodules.digit_grids import NUMERALS, DigitGridDataModule
-from lightning_modules.captioner import Captioner
+from datamodules.captions.digit_grids import NUMERALS, DigitGridDataModule
+from lightning_modules.captioning.captioner import Captioner
 
 
 class Looks(NamedTuple):

@@ -11,14 +11,15 @@ from rich.table import Table
 from attention_blocks import AdditiveAttention
 from benchmarks.timing import ratio, take_turns
 from benchmarks.training import training_step
-from datamodules.caption_batch import CaptionBatch
-from datamodules.image_transform import ImageTransform
-from datamodules.tokenizer_trainers import Word
-from lightning_modules.captioner import Captioner
-from lightning_modules.image_features import TimmFeatures
-from lightning_modules.rnn_captioner import RNNCaptioner
-from lightning_modules.rnn_text_decoder import RNNSizes
-from lightning_modules.transformer_captioner import TransformerCaptioner, TransformerCaptionNetwork
+from datamodules.captions.caption_batch import CaptionBatch
+from datamodules.images.image_transform import ImageTransform
+from datamodules.tokenizers.tokenizer_trainers import Word
+from lightning_modules.backbones.image_features import TimmFeatures
+from lightning_modules.captioning.captioner import Captioner
+from lightning_modules.captioning.rnn_captioner import RNNCaptioner
+from lightning_modules.captioning.transformer_caption_network import TransformerCaptionNetwork
+from lightning_modules.captioning.transformer_captioner import TransformerCaptioner
+from lightning_modules.text.rnn_text_decoder import RNNSizes
 
 VOCABULARY, CAPTIONS, WORDS = 4_460, 64, 14
 

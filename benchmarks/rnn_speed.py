@@ -12,9 +12,9 @@ from rich.table import Table
 from attention_blocks import AdditiveAttention, LuongAttention
 from benchmarks.timing import ratio, take_turns
 from benchmarks.training import training_step
-from lightning_modules.gated_decoder import GatedDecoder
-from lightning_modules.rnn_text_decoder import BahdanauDecoder, LuongDecoder, RNNSizes, RNNTextDecoder
-from lightning_modules.text_decoder import Encoded
+from lightning_modules.text.gated_decoder import GatedDecoder
+from lightning_modules.text.rnn_text_decoder import BahdanauDecoder, LuongDecoder, RNNSizes, RNNTextDecoder
+from lightning_modules.text.text_decoder import Encoded
 
 ROWS, VOCABULARY = 64, 6_000
 
@@ -48,7 +48,7 @@ def measure(quick: bool) -> Table:
             shared = stepper(decoder, tokens, memory, mixed)
 
             def plain(step: Callable[[], None] = shared) -> None:
-                with patch("lightning_modules.rnn_text_decoder.unrolled", nullcontext):
+                with patch("lightning_modules.text.rnn_text_decoder.unrolled", nullcontext):
                     step()
 
             seconds = take_turns({"shared": shared, "plain": plain}, 3 if quick else 9)

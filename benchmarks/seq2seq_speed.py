@@ -13,9 +13,9 @@ from attention_blocks import SinusoidalPosition
 from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
 from benchmarks.training import training_step
-from lightning_modules.linear_cross_entropy import linear_cross_entropy
-from lightning_modules.marian import network_like, renamed_state
-from lightning_modules.transformer_seq2seq import TransformerTranslator
+from lightning_modules.text.linear_cross_entropy import linear_cross_entropy
+from lightning_modules.translation.marian import network_like, renamed_state
+from lightning_modules.translation.transformer_translator import TransformerTranslator
 
 DIM, DEPTH, HEADS, INNER, VOCABULARY = 256, 3, 4, 1024, 10_000
 BATCH, LENGTH = 64, 24

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import ratio, take_turns
 from benchmarks.training import training_step
-from lightning_modules.timm_weights import network_like, renamed_state
+from lightning_modules.backbones.timm_weights import network_like, renamed_state
 
 # Model, side of the image, side of a patch, images a batch.
 CASES = [

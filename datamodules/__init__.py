@@ -1,6 +1,18 @@
 """The data: images for classifiers, captioned images, sentence pairs, and what makes them a network's input."""
 
-from datamodules.augmentation import (
+from datamodules.captions.caption_batch import CaptionBatch, CaptionDataset
+from datamodules.captions.caption_data import CaptionedImages, CaptionedImagesDataModule
+from datamodules.captions.caption_folder import CaptionDataModule, HeldOut
+from datamodules.captions.caption_sources import (
+    CaptionRecord,
+    CaptionSource,
+    CaptionTable,
+    CocoCaptions,
+    FlickrTokens,
+    KarpathySplit,
+)
+from datamodules.captions.digit_grids import DigitGridDataModule
+from datamodules.images.augmentation import (
     Augmentation,
     BatchAugmentation,
     RandomErase,
@@ -9,33 +21,28 @@ from datamodules.augmentation import (
     RandomWarp,
     augment,
 )
-from datamodules.caption_batch import CaptionBatch, CaptionDataset
-from datamodules.caption_sources import (
-    CaptionRecord,
-    CaptionSource,
-    CaptionTable,
-    CocoCaptions,
-    FlickrTokens,
-    KarpathySplit,
+from datamodules.images.classification import ClassificationDataModule
+from datamodules.images.digits import DigitsDataModule
+from datamodules.images.image_dataset import ImageBatch, ImageDataset, ImageReader, ImageSource, TensorImages
+from datamodules.images.image_folder import ImageFolderDataModule
+from datamodules.images.image_transform import ImageTransform, RawImage, load_image, plain_image, read_image
+from datamodules.images.torchvision_sets import TorchvisionDataModule
+from datamodules.text.number_bases import NumberBasesDataModule
+from datamodules.text.parallel_text import ParallelTextDataModule
+from datamodules.text.text_batch import TextBatch, TextDataset
+from datamodules.text.text_data import PairFilter, TextDataModule
+from datamodules.text.text_pairs import AlignedFiles, DatasetPairs, TableFile, TextPair, TextPairs
+from datamodules.text.token_batches import ResumableLoader, TokenBatchSampler, TokenBudget
+from datamodules.tokenizers.tokenizer import SubwordTokenizer, Tokenizer
+from datamodules.tokenizers.tokenizer_trainers import (
+    BytePair,
+    Character,
+    SavedTokenizer,
+    TokenizerTrainer,
+    Unigram,
+    Word,
 )
-from datamodules.captioned_images import CaptionedImages, CaptionedImagesDataModule
-from datamodules.captions import CaptionDataModule, HeldOut
-from datamodules.classification import ClassificationDataModule
-from datamodules.digit_grids import DigitGridDataModule
-from datamodules.digits import DigitsDataModule
-from datamodules.image_dataset import ImageBatch, ImageDataset, ImageReader, ImageSource, TensorImages
-from datamodules.image_folder import ImageFolderDataModule
-from datamodules.image_transform import ImageTransform, RawImage, load_image, plain_image, read_image
-from datamodules.number_bases import NumberBasesDataModule
-from datamodules.parallel_text import ParallelTextDataModule
-from datamodules.text_batch import TextBatch, TextDataset
-from datamodules.text_data import PairFilter, TextDataModule
-from datamodules.text_pairs import AlignedFiles, DatasetPairs, TableFile, TextPair, TextPairs
-from datamodules.token_batches import ResumableLoader, TokenBatchSampler, TokenBudget
-from datamodules.tokenizer import SubwordTokenizer, Tokenizer
-from datamodules.tokenizer_trainers import BytePair, Character, SavedTokenizer, TokenizerTrainer, Unigram, Word
-from datamodules.torchtext_tokenizer import TorchtextTokenizer, TorchtextWords
-from datamodules.torchvision_sets import TorchvisionDataModule
+from datamodules.tokenizers.torchtext_tokenizer import TorchtextTokenizer, TorchtextWords
 
 __all__ = [
     "AlignedFiles",

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from lightning_modules import ViTClassifier
-from lightning_modules.cli import lightning_command
-from lightning_modules.recipe_files import find_recipe
+from lightning_modules.cli.lightning_cli import lightning_command
+from lightning_modules.cli.recipe_files import find_recipe
 
 
 def run() -> None:

@@ -2,11 +2,10 @@
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize("package", ["attention_blocks", "lightning_modules", "datamodules"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from attention_blocks import AdditiveAttention
 from benchmarks.digit_attention import measure
 from datamodules import CaptionBatch, DigitGridDataModule
-from datamodules.digit_grids import NUMERALS
+from datamodules.captions.digit_grids import NUMERALS
 from lightning_modules import Hypothesis, ResNetFeatures, RNNCaptioner, RNNSizes
 
 DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=30)

@@ -63,7 +63,7 @@ from lightning_modules import (
     ViTClassifier,
     ViTFeatures,
 )
-from lightning_modules.cli import SystemCLI, main
+from lightning_modules.cli.lightning_cli import SystemCLI, main
 
 Loader = DataLoader[tuple[Tensor, ...]]
 TINY = partial(VisionTransformer, patch_size=4, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2))

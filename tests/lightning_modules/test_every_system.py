@@ -51,8 +51,8 @@ from lightning_modules import (
     ViTFeatures,
     WarmupCosine,
 )
-from lightning_modules.recipe_files import find_recipe, recipe_names
-from lightning_modules.vit import vit_attention
+from lightning_modules.backbones.vit import vit_attention
+from lightning_modules.cli.recipe_files import find_recipe, recipe_names
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeTrainer, RunCommand

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from lightning_modules.beam_search import BeamSearch, LengthPenalty
-from lightning_modules.generation import DecodingState, StepOutput, generate
+from lightning_modules.generation.beam_search import BeamSearch, LengthPenalty
+from lightning_modules.generation.decoder import DecodingState, StepOutput
+from lightning_modules.generation.engine import generate
 
 
 class Uncached:

@@ -1,0 +1,1 @@
+"""Captioned images: sources, batches and DataModules."""

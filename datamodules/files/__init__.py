@@ -1,0 +1,1 @@
+"""Folders, archives, text files and a cache on disk."""

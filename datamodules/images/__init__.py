@@ -1,0 +1,1 @@
+"""Images: transform, augmentation, data sets and classification DataModules."""

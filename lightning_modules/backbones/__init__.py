@@ -1,0 +1,1 @@
+"""Networks that read images, with or without a head."""

@@ -1,0 +1,1 @@
+"""Image captioning: networks below, systems on top."""

@@ -1,0 +1,144 @@
+"""Image classification with a Vision Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from attention_blocks.evaluating import evaluating
+from datamodules.images.image_transform import ImageTransform, RawImage
+from lightning_modules.backbones.vit import VisionTransformer
+from lightning_modules.classification.classifier import Classifier
+from lightning_modules.plots.figures import overlay
+from lightning_modules.plots.rollout import attention_rollout
+from lightning_modules.system.system import adamw
+
+
+class AttentionMaps(NamedTuple):
+    """Where a ViT looked.
+
+    Attributes:
+        layers: every layer's map, from the input up, (B, N, T, T); the first of the T places are the class token
+            and the registers, then come the patches row by row.
+        rollout: attention rollout over the patches, (B, rows, columns), each summing to 1: how much the class token
+            (or with mean pooling the mean patch) saw of each, through all layers.
+    """
+
+    layers: tuple[Tensor, ...]
+    rollout: Tensor
+
+
+class ViTClassifier(Classifier):
+    """A Vision Transformer that classifies images.
+
+    ``ViTClassifier(10, ImageTransform(32), partial(VisionTransformer, patch_size=4, depth=6))`` is ready to be
+    fitted on any loader of ``(images, labels)``; :meth:`from_timm` starts from timm's weights. All arguments are
+    those of :class:`Classifier`.
+
+    Example:
+        >>> model = ViTClassifier(10, ImageTransform(8), partial(VisionTransformer, patch_size=2, dim=24, depth=2))
+        >>> [[guess]] = model.classify([torch.rand(3, 20, 30)], top=1)
+        >>> guess.label in "0123456789"
+        True
+    """
+
+    network: VisionTransformer
+
+    def __init__(
+        self,
+        num_classes: int,
+        transform: ImageTransform,
+        network: Callable[[int, tuple[int, int], int], VisionTransformer] = VisionTransformer,
+        class_names: Sequence[str] | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            transform,
+            network,
+            class_names,
+            label_smoothing,
+            mixup,
+            cutmix,
+            optimizer,
+            lr_scheduler,
+            layer_decay,
+        )
+
+    @classmethod
+    def from_timm(
+        cls,
+        name: str,
+        *,
+        pretrained: bool = False,
+        image_size: int | tuple[int, int] | None = None,
+        **arguments: Any,  # noqa: ANN401
+    ) -> Self:
+        """A plain ViT or DeiT of timm, with its weights, outputs and input transform.
+
+        Args:
+            name: such as "vit_tiny_patch16_224" or "deit_small_patch16_224.fb_in1k".
+            pretrained: take trained weights, downloaded by timm; random ones otherwise.
+            image_size: another resolution, to which the positions are resampled.
+            **arguments: constructor arguments of this class; with another ``num_classes`` the head starts anew.
+
+        Raises:
+            ValueError: timm has no such model, or it is not of the plain family.
+        """
+        from lightning_modules.backbones import timm_weights  # timm takes seconds to import
+
+        model = timm_weights.create_timm_vit(name, pretrained=pretrained)
+        transform = timm_weights.transform_like(model, image_size)
+        classes = model.pretrained_cfg["num_classes"]
+        arguments.setdefault("num_classes", classes)
+        if arguments["num_classes"] == classes == 1000:
+            arguments.setdefault("class_names", timm_weights.imagenet_names())
+        system = cls(transform=transform, network=timm_weights.network_like(model), **arguments)
+        network, state = system.network, timm_weights.renamed_state(model)
+        if network.head.out_features != classes:
+            state.update({f"head.{name}": value for name, value in network.head.state_dict().items()})
+        network.load_state_dict(state)
+        return system
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The embedding with its tokens and positions, then the encoder's layers."""
+        network = self.network
+        embedding = nn.ModuleList([network.patches, network.position, nn.ParameterList([network.prefix_tokens])])
+        return [embedding, *network.encoder.layers]
+
+    @torch.inference_mode()
+    def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
+        """Where the network looks in raw images, or in a batch that is transformed already, (B, C, H, W)."""
+        batch = self.prepare(images)
+        with evaluating(self):
+            maps = self.network.attention_maps(batch)
+        rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
+        seen = rollout[:, 0, prefix:] if self.network.pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
+        seen = seen / seen.sum(dim=-1, keepdim=True)
+        rows = batch.size(-2) // self.network.patch_size[0]
+        return AttentionMaps(maps, seen.view(len(batch), rows, -1))
+
+    def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
+        """Draws each image beside its attention rollout, under the likeliest class.
+
+        Args:
+            images: raw images, or a batch that is transformed already, (B, C, H, W).
+        """
+        batch = self.prepare(images)
+        best = self.predict(batch).softmax(dim=-1).max(dim=-1)
+        titles = [
+            f"{self.class_names[index]} {probability:.0%}"
+            for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return overlay(self.transform.denormalize(batch), self.attention_maps(batch).rollout, titles)

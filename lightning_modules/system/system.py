@@ -1,0 +1,250 @@
+"""What every system shares: plain checkpoints that load alone, the optimiser, and the schedule."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import Self
+
+from lightning_modules.backbones.pretrained import weights_to_come
+from lightning_modules.system.parameter_groups import parameter_groups
+from lightning_modules.system.plain import import_path, to_plain
+from lightning_modules.system.schedules import LengthAwareSchedule
+
+# Lightning's own rebuilder of modules from plain arguments; the name is what its checkpoints carry.
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+# The plain arguments of the system that is being loaded: its constructor gets what was built from them.
+_loading: ContextVar[dict[str, Any] | None] = ContextVar("_loading", default=None)
+
+
+def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimiser of a system that is given none.
+
+    A function, since jsonargparse would mix what a default lambda says into whatever replaces it.
+    """
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
+
+
+class System(LightningModule):
+    """Base of every system here: a network, its loss and metrics, its optimiser, and a checkpoint that is whole.
+
+    What a system is built with goes into the checkpoint as plain data, whether the run came from Python or from the
+    command line, and ``System.load_from_checkpoint(path)`` builds the very class that was saved, with no other
+    argument. A subclass has nothing to do for it but to call ``super().__init__``.
+
+    Args:
+        optimizer: makes the optimiser from the parameters.
+        lr_scheduler: makes the schedule, stepped once a batch, from the optimiser; none when left out.
+        layer_decay: each layer, from the head down, learns at this share of the rate of the layer above it; 1 is off.
+
+    Raises:
+        ValueError: an argument, a subclass's own among them, has no description as plain data, or what is no plain
+            data has no annotation.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 0.0 < layer_decay <= 1.0:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}; 1 gives every layer the same rate")
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._layer_decay = layer_decay
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with weights of its own, as weight averaging makes one, that shares what makes optimisers.
+
+        From the command line that is bound to parser, trainer and data, and none of them is to be copied; where
+        several processes run, they cannot even be.
+        """
+        for factory in (self._optimizer, self._lr_scheduler):
+            memo[id(factory)] = factory
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return copied
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The modules that layer-wise decay counts as layers, from the input up; what is in none is the head's."""
+        return []
+
+    def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
+        """Inputs of the forward pass to trace it with, and for each the names of the axes whose size is free.
+
+        Raises:
+            ValueError: the system does not say.
+        """
+        raise ValueError(f"{type(self).__name__} does not define export_inputs(), so it cannot be traced")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser over the groups of :func:`parameter_groups`, and the schedule, stepped once a batch."""
+        groups = parameter_groups(self, self.layers() if self._layer_decay < 1.0 else [], self._layer_decay)
+        optimizer = self._optimizer(groups)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group["lr_scale"]
+        if self._lr_scheduler is None:
+            return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        if isinstance(scheduler, LengthAwareSchedule):
+            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def save_hyperparameters(self, *args: Any, frame: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Keeps the constructor's arguments, as Lightning's method does, and as plain data.
+
+        Raises:
+            ValueError: an argument has no plain description, or no annotation to build it from one.
+        """
+        plain = _loading.get()
+        if plain is None:
+            current = inspect.currentframe()
+            super().save_hyperparameters(*args, frame=frame or (current and current.f_back), **kwargs)
+            plain = _describe(type(self), self.hparams)
+            self.hparams.clear()
+        path = import_path(type(self))
+        named = {"_class_path": path} if path else {}  # a class made inside a function has none; it alone can load it
+        super().save_hyperparameters({**plain, **named, "_instantiator": _INSTANTIATOR})
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,  # noqa: ANN401
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Self:
+        """Builds the system that was saved, weights and all.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: where to put the weights; where they were when left out.
+            hparams_file: as in Lightning; never needed here.
+            strict: whether names must match exactly.
+            weights_only: read nothing but tensors and plain data, the safe default.
+            **kwargs: constructor arguments that replace the saved ones.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated or no checkpoint, or holds a system of another class.
+        """
+        arguments = dict(read_checkpoint(checkpoint_path, weights_only)["hyper_parameters"])
+        saved_class = _find_class(cls, arguments, checkpoint_path)
+        replaced = {name: to_plain(value, name) for name, value in kwargs.items()}
+        if "_class_path" in arguments:
+            replaced["_class_path"] = import_path(saved_class)
+        token = _loading.set({**arguments, **replaced})
+        try:
+            load = super(System, saved_class).load_from_checkpoint
+            with weights_to_come():
+                return cast(Self, load(checkpoint_path, map_location, hparams_file, strict, weights_only, **replaced))
+        finally:
+            _loading.reset(token)
+
+
+def _fixed_arguments(cls: type[System]) -> set[str]:
+    """The arguments of bases that a class gives itself: Lightning collects them too, but nobody may give them again."""
+    taken = ArgumentParser().add_class_arguments(cls, "system", fail_untyped=False)
+    inherited = {name for base in cls.__mro__[1:] for name in inspect.signature(base).parameters}
+    return {name for name in inherited if f"system.{name}" not in taken}
+
+
+def _describe(cls: type[System], arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a constructor as plain data, without those that are its defaults."""
+    parameters, fixed = inspect.signature(cls).parameters, _fixed_arguments(cls)
+    plain = {}
+    for name, value in arguments.items():
+        parameter = parameters.get(name)
+        if name.startswith("_") or name in fixed or (parameter is not None and value is parameter.default):
+            continue
+        plain[name] = to_plain(value, name)
+        built = callable(value) or dataclasses.is_dataclass(value)
+        if built and parameter is not None and parameter.annotation is parameter.empty:
+            raise ValueError(
+                f"{name} of {cls.__name__} has no annotation, so no checkpoint could say what to build it as; annotate "
+                "it as its base class does"
+            )
+    return plain
+
+
+def read_checkpoint(path: str | Path | IO[bytes], weights_only: bool | None = True) -> dict[str, Any]:
+    """What a checkpoint of a System holds, its tensors being of the meta device.
+
+    Args:
+        path: the file.
+        weights_only: read nothing but tensors and plain data.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or no checkpoint, or was saved by something else than a System.
+    """
+    if isinstance(path, (str, Path)) and not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint_path: there is no file {str(path)!r}")
+    try:
+        saved = torch.load(path, map_location="meta", weights_only=weights_only)
+    except Exception as error:  # whatever broken bytes lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"checkpoint_path: {str(path)!r} cannot be read as a checkpoint ({reason}); it is truncated, or no "
+            "checkpoint at all, or holds pickled objects, which weights_only=False would read if you trust it"
+        ) from error
+    finally:
+        if not isinstance(path, (str, Path)):
+            path.seek(0)
+    if not isinstance(saved, dict) or "state_dict" not in saved:
+        raise ValueError(f"checkpoint_path: {str(path)!r} holds no Lightning checkpoint (it has no 'state_dict')")
+    if "_instantiator" not in saved.get("hyper_parameters", {}):
+        raise ValueError(
+            f"checkpoint_path: {str(path)!r} was saved by another kind of LightningModule, or by one that did not call "
+            "System's constructor, so it does not say how to build its network; use that module's own class"
+        )
+    return saved
+
+
+def _subclasses(cls: type[System]) -> Iterable[type[System]]:
+    yield cls
+    for below in cls.__subclasses__():
+        yield from _subclasses(below)
+
+
+def _find_class(cls: type[System], arguments: Mapping[str, Any], path: object) -> type[System]:
+    """The class that a checkpoint names, among the imported ones that ``cls`` covers."""
+    class_path = arguments.get("_class_path")
+    if class_path is None:
+        return cls
+    # What a script defines is called otherwise where that script is imported.
+    paths = {class_path, class_path.replace("__main__", cls.__module__)}
+    for candidate in _subclasses(System):
+        if import_path(candidate) in paths:
+            if issubclass(candidate, cls):
+                return candidate
+            raise ValueError(
+                f"checkpoint_path: {str(path)!r} holds a {candidate.__name__}, not a {cls.__name__}; "
+                f"load it with {candidate.__name__}.load_from_checkpoint"
+            )
+    raise ValueError(
+        f"checkpoint_path: {str(path)!r} holds a {class_path}, which is not imported; import its module first"
+    )

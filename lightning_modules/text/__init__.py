@@ -1,0 +1,1 @@
+"""Networks and systems that generate text, and their objectives."""

@@ -1,0 +1,55 @@
+"""The decoder of Show, Attend and Tell: how much of what was looked at counts depends on the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attention_blocks import AdditiveAttention, Attention
+from attention_blocks.kernels import Linear
+from lightning_modules.text.rnn_text_decoder import BahdanauDecoder, RNNMemory, RNNSizes
+
+
+class GatedDecoder(BahdanauDecoder):
+    """A :class:`BahdanauDecoder` whose context is gated: words such as "of" need no look at the image.
+
+    ::
+
+        c_t = σ(w · s_{t-1} + b) · attention(s_{t-1}, source)
+        s_t = rnn([y_{t-1}; c_t], s_{t-1})
+        readout_t = tanh(W [s_t; c_t; y_{t-1}])
+
+    All arguments are those of :class:`BahdanauDecoder`.
+
+    References:
+        Xu et al. 2015, "Show, Attend and Tell", section 4.2.1 (the gating scalar).
+
+    Example:
+        >>> from lightning_modules import Encoded
+        >>> decoder = GatedDecoder(10, memory_dim=4, summary_dim=6, sizes=RNNSizes(8, 16))
+        >>> memory = Encoded(torch.randn(2, 5, 4), None, torch.randn(2, 6))
+        >>> decoder(torch.tensor([[2, 4, 5], [2, 7, 1]]), memory).shape
+        torch.Size([2, 3, 16])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        memory_dim: int,
+        summary_dim: int,
+        sizes: RNNSizes,
+        *,
+        attention: Callable[[int, int], Attention] = AdditiveAttention,
+        tie_embeddings: bool = False,
+    ) -> None:
+        super().__init__(vocab_size, memory_dim, summary_dim, sizes, attention=attention, tie_embeddings=tie_embeddings)
+        self.gate = Linear(sizes.hidden_dim, 1)
+
+    def look(
+        self, query: Tensor, memory: RNNMemory, position: Tensor, *, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gated context of each hypothesis, (B, K, D_v), and where it looked, as if the gate were open."""
+        context, weights = super().look(query, memory, position, need_weights=need_weights)
+        return torch.sigmoid(self.gate(query)) * context, weights

@@ -1,0 +1,1 @@
+"""Translation: networks below, systems on top."""

@@ -1,0 +1,150 @@
+"""Text to text: what every translation system shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from attention_blocks.evaluating import evaluating
+from datamodules.text.text_batch import TextBatch
+from datamodules.tokenizers.tokenizer import Tokenizer
+from lightning_modules.generation.decoding_strategy import DecodingStrategy
+from lightning_modules.plots.figures import NoAttentionError, alignment
+from lightning_modules.system.system import adamw
+from lightning_modules.text.text_decoder import Encoded
+from lightning_modules.text.text_generator import TextGenerator
+from lightning_modules.translation.seq2seq_network import Seq2SeqNetwork
+
+
+class Seq2Seq(TextGenerator):
+    """Translates; the network decides how.
+
+    Args:
+        source_tokenizer: of the text that is read.
+        target_tokenizer: of the text that is written.
+        network: makes the network from the two vocabulary sizes.
+        label_smoothing: share of each target that is spread over the vocabulary.
+        strategy: how text is written in tests, predictions and :meth:`translate`; validation writes greedily.
+        optimizer: makes the optimiser.
+        lr_scheduler: makes the schedule.
+    """
+
+    network: Seq2SeqNetwork
+
+    def __init__(
+        self,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        network: Callable[[int, int], Seq2SeqNetwork],
+        label_smoothing: float = 0.0,
+        strategy: DecodingStrategy | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(
+            target_tokenizer,
+            network(len(source_tokenizer), len(target_tokenizer)),
+            label_smoothing,
+            strategy,
+            optimizer,
+            lr_scheduler,
+        )
+        self.source_tokenizer = source_tokenizer
+
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        """Logits, (B, T, V); see :meth:`Seq2SeqNetwork.forward`."""
+        return self.network(source, lengths, target)
+
+    def encode(self, batch: TextBatch) -> Encoded:
+        """See :meth:`TextGenerator.encode`."""
+        return self.network.encode(batch.source, batch.source_lengths)
+
+    def target(self, batch: TextBatch) -> Tensor:
+        """See :meth:`TextGenerator.target`."""
+        return batch.target
+
+    def references(self, batch: TextBatch) -> list[list[str]]:
+        """See :meth:`TextGenerator.references`."""
+        return [[text] for text in batch.target_texts]
+
+    def length_limit(self, batch: TextBatch) -> Tensor:
+        """Four times the source and some, which only a loop without end reaches."""
+        return 4 * batch.source_lengths + 16
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """Raw text as a batch without targets, on the network's device."""
+        eos, pad = self.source_tokenizer.eos_id, self.source_tokenizer.pad_id
+        ids = [[*tokens, eos] for tokens in self.source_tokenizer.encode(texts)]
+        lengths = torch.tensor([len(tokens) for tokens in ids], device=self.device)
+        longest = max(len(tokens) for tokens in ids)
+        source = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens in ids], device=self.device)
+        empty = lengths.new_zeros(len(ids))
+        return TextBatch(source, lengths, source[:, :0], empty, list(texts), [""] * len(ids))
+
+    def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
+        """See :meth:`System.export_inputs`."""
+        source = torch.randint(len(self.source_tokenizer), (2, 7))
+        target = torch.randint(len(self.target_tokenizer), (2, 5))
+        target[:, 0] = self.target_tokenizer.bos_id
+        axes = ({0: "batch", 1: "source_length"}, {0: "batch"}, {0: "batch", 1: "target_length"})
+        return (source, torch.tensor([7, 4]), target), axes
+
+    def translate(
+        self, texts: Sequence[str], strategy: DecodingStrategy | None = None, *, batch_size: int = 64
+    ) -> list[str]:
+        """Translates sentences, in their order; an empty one stays empty.
+
+        Args:
+            texts: raw text.
+            strategy: the system's own when left out.
+            batch_size: how many at a time; similar lengths go together.
+
+        Raises:
+            TypeError: ``texts`` is one text and no list of them.
+            ValueError: ``batch_size`` is below 1.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of sentences, got one str; put it in a list")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        translations = [""] * len(texts)
+        with evaluating(self), torch.inference_mode():
+            for indices in _by_length(texts, batch_size):
+                written = self.texts(self.write(self.prepare([texts[index] for index in indices]), strategy))
+                for index, text in zip(indices, written, strict=True):
+                    translations[index] = text
+        return translations
+
+    def plot(self, texts: Sequence[str]) -> Figure:
+        """Draws where each token of a translation looked in its source.
+
+        Args:
+            texts: raw text.
+
+        Raises:
+            NoAttentionError: the decoder has none.
+            ValueError: there is no text.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"texts must be a list of at least one sentence, got {texts!r}")
+        if not self.decoder.attends:
+            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
+        batch = self.prepare(texts)
+        with evaluating(self), torch.inference_mode():
+            best = [hypotheses[0] for hypotheses in self.write(batch, need_weights=True)]
+        lengths = batch.source_lengths.tolist()
+        maps = [cast(Tensor, one.weights)[:, :n] for one, n in zip(best, lengths, strict=True)]
+        sources = [self.source_tokenizer.tokens(row[:n]) for row, n in zip(batch.source.tolist(), lengths, strict=True)]
+        return alignment(maps, sources, [self.target_tokenizer.tokens(hypothesis.tokens) for hypothesis in best])
+
+
+def _by_length(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts that say something, the longest first, a batch at a time."""
+    indices = sorted((i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(texts[i]), reverse=True)
+    for start in range(0, len(indices), batch_size):
+        yield indices[start : start + batch_size]

@@ -1,0 +1,249 @@
+import gzip
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
+
+from datamodules import (
+    AlignedFiles,
+    BytePair,
+    Character,
+    DatasetPairs,
+    PairFilter,
+    ParallelTextDataModule,
+    TableFile,
+    TextPair,
+    TextPairs,
+    Word,
+)
+from datamodules.text.parallel_text import split_by_sentence
+from datamodules.text.text_pairs import refuse
+
+ROWS = [{"de": f"Satz {number % 30}", "en": f"sentence {number}"} for number in range(60)]
+FEW = DatasetPairs(ROWS[:5], "de", "en")
+
+
+def files(folder: Path) -> Path:
+    """The aligned files of three splits, packed, as a data set comes."""
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", 50), ("val", 5), ("test", 7)):
+        for side in ("de", "en"):
+            text = "".join(f"{row[side]}\n" for row in ROWS[:count])
+            (folder / f"{split}.{side}.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def aligned(split: str) -> AlignedFiles:
+    return AlignedFiles(f"{split}.de.gz", f"{split}.en.gz")
+
+
+class TestSplits:
+    def test_given(self, tmp_path: Path) -> None:
+        data = ParallelTextDataModule(
+            aligned("train"), Word(), val=aligned("val"), test=aligned("test"), root=files(tmp_path)
+        )
+        assert data.dataset("train").source_texts == [row["de"] for row in ROWS[:50]]
+        assert data.dataset("val").target_texts == [row["en"] for row in ROWS[:5]]
+        assert len(data.dataset("test")) == 7
+
+    def test_cut_from_training_so_that_no_source_stands_on_both_sides(self) -> None:
+        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), val=0.1, test=0.2)
+        sources = [set(data.dataset(split).source_texts) for split in ("train", "val", "test")]
+        assert not sources[0] & sources[1] and not sources[0] & sources[2] and not sources[1] & sources[2]  # noqa: PT018
+        assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [44, 4, 12]
+
+    def test_mixed(self) -> None:
+        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), val=FEW, test=0.0)
+        data.setup()
+        assert [len(data.dataset(split)) for split in ("train", "val")] == [60, 5]
+        with pytest.raises(ValueError, match="no split 'test'"):
+            data.dataset("test")
+
+    def test_seed_decides(self) -> None:
+        held = [
+            ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), seed=seed).dataset("test").source_texts
+            for seed in (0, 0, 1)
+        ]
+        assert held[0] == held[1] != held[2]
+
+    @given(
+        st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("stuvwxyz")), min_size=2, max_size=12),
+        st.floats(0.01, 0.9),
+        st.integers(0, 3),
+    )
+    def test_any_cut(self, words: list[tuple[str, str]], share: float, seed: int) -> None:
+        pairs = [TextPair(*texts, line) for line, texts in enumerate(words)]
+        hanging = {0}
+        for _ in pairs:
+            hanging |= {i for i, p in enumerate(words) for j in hanging if p[0] == words[j][0] or p[1] == words[j][1]}
+        if len(hanging) == len(pairs):
+            with pytest.raises(ValueError, match=f"{len(pairs)} pairs that all share sentences"):
+                split_by_sentence(pairs, share, seed)
+            return
+        rest, held = split_by_sentence(pairs, share, seed)
+        assert rest and held  # noqa: PT018
+        assert sorted(rest + held, key=lambda pair: pair.line) == pairs
+        assert not {pair.source for pair in rest} & {pair.source for pair in held}
+        assert not {pair.target for pair in rest} & {pair.target for pair in held}
+        assert [pair.line for pair in rest] == sorted(pair.line for pair in rest)
+        assert split_by_sentence(pairs, share, seed) == (rest, held)
+
+    def test_share_is_kept_where_sentences_allow(self) -> None:
+        pairs = [TextPair(str(line), f"<{line}>", line) for line in range(1000)]
+        assert len(split_by_sentence(pairs, 0.05, 0)[1]) == 50
+
+    def test_a_large_family_is_not_held_out_for_a_small_share(self) -> None:
+        pairs = [TextPair(str(line), "hello" if line < 900 else f"<{line}>", line) for line in range(1000)]
+        for seed in range(5):
+            assert len(split_by_sentence(pairs, 0.05, seed)[1]) == 50
+
+    def test_one_sentence_cannot_be_split(self) -> None:
+        with pytest.raises(ValueError, match=r"1 pairs that all share sentences .* cannot be split; give val and test"):
+            ParallelTextDataModule(DatasetPairs(ROWS[:1], "de", "en")).setup()
+
+
+class TestRoot:
+    def test_argument_then_variable_then_working_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def count(root: Path | None = None) -> int:
+            data = ParallelTextDataModule(aligned("train"), Word(), val=0.0, test=0.0, root=root)
+            return len(data.dataset("train"))
+
+        monkeypatch.delenv("ATTENTION_BLOCKS_DATA", raising=False)
+        with pytest.raises(FileNotFoundError, match=r"source='train\.de\.gz': there is no such file; .* root"):
+            count()
+        monkeypatch.chdir(files(tmp_path / "here"))
+        assert count() == 50
+        monkeypatch.setenv("ATTENTION_BLOCKS_DATA", str(files(tmp_path / "there")))
+        monkeypatch.chdir(tmp_path)
+        assert count() == 50
+        monkeypatch.setenv("ATTENTION_BLOCKS_DATA", "/no/such/folder")
+        assert count(tmp_path / "here") == 50
+
+
+class TestBadLines:
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> TableFile:
+        (tmp_path / "t.tsv").write_bytes(b"de\ten\nja\tyes\n\tno\nM\xe4\tx\nso\tso\n")
+        return TableFile(tmp_path / "t.tsv", "de", "en")
+
+    def test_an_error_says_where(self, table: TableFile) -> None:
+        with pytest.raises(
+            ValueError, match=r"t\.tsv, line 3, column 'de' is empty; correct it, or give bad_lines='skip'"
+        ):
+            ParallelTextDataModule(table).setup()
+
+    def test_skipped_and_counted(self, table: TableFile) -> None:
+        data = ParallelTextDataModule(table, Word(), val=table, test=0.0, bad_lines="skip")
+        assert data.dataset("train").source_texts == ["ja", "so"]
+        notes = data.summary().splitlines()[-2:]
+        assert notes[0].startswith("train: 2 bad lines skipped, the first: ")
+        assert notes[0].endswith("t.tsv, line 3, column 'de' is empty")
+        assert notes[1].startswith("val: 2 bad lines skipped")
+
+    def test_nothing_is_said_where_all_is_well(self) -> None:
+        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), bad_lines="skip")
+        data.setup()
+        assert data.notes == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"val": 1.0}, r"val must be pairs, or a share of the training pairs in \[0, 1\), got 1\.0"),
+        ({"test": -0.1}, r"test must be pairs, or a share .* got -0\.1"),
+        ({"bad_lines": "ignore"}, "bad_lines must be 'error' or 'skip', got 'ignore'"),
+        ({"max_tokens": 0}, "max_tokens must be 1 or more, got 0"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ParallelTextDataModule(FEW, **arguments)
+
+
+def test_no_more_than_a_dozen_arguments() -> None:
+    assert len(inspect.signature(ParallelTextDataModule).parameters) <= 12
+
+
+def test_ones_own_source_of_pairs() -> None:
+    class Doubled(TextPairs):
+        def read(self, root: str | Path = ".", bad_line: Callable[[str], None] = refuse) -> list[TextPair]:
+            bad_line("word 3 is odd")
+            return [TextPair(word, word * 2, line) for line, word in enumerate("abcd", 1)]
+
+    with pytest.raises(ValueError, match="word 3 is odd; correct it"):
+        ParallelTextDataModule(Doubled()).setup()
+    data = ParallelTextDataModule(Doubled(), Character(), val=0.0, test=Doubled(), bad_lines="skip")
+    assert data.target_tokenizer.decode(data.dataset("test")[[0]].target.tolist()) == ["aa"]
+    assert data.notes == [f"{split}: 1 bad lines skipped, the first: word 3 is odd" for split in ("train", "test")]
+
+
+class TestYAML:
+    """As the command line builds it: classes by their short names."""
+
+    RECIPE = """
+    class_path: ParallelTextDataModule
+    init_args:
+      train: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}
+      val: {class_path: TableFile, init_args: {path: val.tsv, source_column: 1, target_column: 0}}
+      test: 0.1
+      source_tokenizer: {class_path: BytePair, init_args: {vocab_size: 40, lower: true, dropout: 0.1}}
+      target_tokenizer: {class_path: Character}
+      max_tokens: 100
+      filters: {max_length: 50, max_ratio: 9}
+      bad_lines: skip
+    """
+
+    @staticmethod
+    def build(recipe: str, *words: str) -> ParallelTextDataModule:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        parser.add_argument("--config", action="config")
+        config = yaml.safe_dump({"data": yaml.safe_load(recipe)})
+        data = parser.instantiate(parser.parse_args(["--config", config, *words])).data
+        assert isinstance(data, ParallelTextDataModule)
+        return data
+
+    def test_recipe(self, tmp_path: Path) -> None:
+        (files(tmp_path) / "val.tsv").write_text("no\tnein\nyes\tja\n", encoding="utf-8")
+        data = self.build(
+            self.RECIPE, "--data.init_args.root", str(tmp_path), "--data.init_args.filters.max_length", "20"
+        )
+        assert data.dataset("val").source_texts == ["nein", "ja"]
+        assert len(data.dataset("train")) == 45
+        assert data.source_tokenizer.decode(data.source_tokenizer.encode(["SATZ 1"])) == ["satz 1"]
+        assert data.source_tokenizer.dropout == pytest.approx(0.1)
+        assert data.target_tokenizer.tokens(data.target_tokenizer.encode(["Se"])[0]) == ["<unk>", "e"]
+        assert data._filters == PairFilter(20, 9.0)
+        assert all(batch.target.numel() <= 100 for batch in data.train_dataloader())
+
+    def test_shortest_recipe(self, tmp_path: Path) -> None:
+        recipe = """
+        class_path: ParallelTextDataModule
+        init_args: {train: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}}
+        """
+        data = self.build(recipe, "--data.init_args.root", str(files(tmp_path)))
+        expected = ParallelTextDataModule(aligned("train"), BytePair(8000), root=tmp_path)
+        assert data.source_tokenizer == expected.source_tokenizer == data.target_tokenizer
+        assert data.summary() == expected.summary()
+
+    def test_rows_in_the_recipe_itself(self) -> None:
+        recipe = """
+        class_path: ParallelTextDataModule
+        init_args:
+          train:
+            class_path: DatasetPairs
+            init_args: {dataset: [{de: ein Hund, en: a dog}, {de: zwei, en: two}], source_column: de, target_column: en}
+          val: 0.0
+          test: 0.0
+          source_tokenizer: Word
+        """
+        assert self.build(recipe).dataset("train").target_texts == ["a dog", "two"]

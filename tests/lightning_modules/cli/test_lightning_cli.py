@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import csv
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import yaml
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from attention_blocks import Attention, AttentionOutput, Memory, masked_softmax
+from datamodules import ClassificationDataModule, DigitsDataModule, ImageSource, ImageTransform, TensorImages
+from datamodules.splits import Split
+from lightning_modules import System, ViTClassifier, WarmupCosine
+from lightning_modules.cli.commands import COMMANDS
+from lightning_modules.cli.lightning_cli import SystemCLI
+
+if TYPE_CHECKING:
+    from tests.lightning_modules.conftest import Ran, RunCommand, Trained
+
+
+class Stripes(ClassificationDataModule):
+    """A user's own data: stripes across and down."""
+
+    def __init__(self, batch_size: int = 8, height: int = 8) -> None:
+        super().__init__(ImageTransform((height, 8), channels=1), batch_size=batch_size, val_share=0.2)
+
+    @property
+    def class_names(self) -> list[str]:
+        return ["across", "down"]
+
+    def load(self) -> Mapping[Split, ImageSource]:
+        down = torch.tensor([0, 255], dtype=torch.uint8).repeat(20, 1, 8, 4)
+        return {"train": TensorImages(torch.cat([down.mT, down]), torch.arange(2).repeat_interleave(20))}
+
+
+class InOrder(LightningDataModule):
+    """A user's own data on Lightning's base alone, without shuffling."""
+
+    num_classes = 3
+    class_names = ("ant", "bee", "cow")
+    transform = ImageTransform(8, channels=1, mean=0.25)
+
+    def __init__(self, batch_size: int = 8) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def _loader(self) -> DataLoader[tuple[Tensor, ...]]:
+        images = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(images, torch.arange(32) % 3), self.batch_size)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return self._loader()
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return self._loader()
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return self._loader()
+
+
+class WithoutFacts(LightningDataModule):
+    """A user's own data that says nothing about itself."""
+
+
+class WithoutItsFile(LightningDataModule):
+    """A user's own data that says what its parts mean when they fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            int("a broken index")
+        except ValueError as error:
+            raise ValueError("index: it is broken; make it anew") from error
+
+
+class Similar(Attention):
+    """A user's own attention."""
+
+    def __init__(self, query_dim: int, key_dim: int, sharpness: float = 1.0) -> None:
+        super().__init__(query_dim, key_dim)
+        self.sharpness = nn.Parameter(torch.tensor(sharpness))
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        return Memory(key, key if value is None else value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        weights = masked_softmax(self.sharpness * query @ memory.key.mT, mask)
+        return AttentionOutput(weights @ memory.value, weights if need_weights else None)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attention-blocks"])  # Lightning warns when it finds pytest's words there
+
+
+def assert_short_error(ran: Ran, *words: str) -> None:
+    assert ran.cli is None
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) <= 15
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err
+
+
+def test_fit_leaves_a_checkpoint_its_configuration_and_the_loss_curve(trained: Trained) -> None:
+    assert (trained.version / "config.yaml").is_file()
+    with Image.open(trained.version / "loss_curve.png") as image:
+        assert min(image.size) > 100
+    with (trained.version / "metrics.csv").open() as file:
+        [*_, last] = csv.DictReader(file)
+    assert last["train/loss_epoch"]
+    loaded = ViTClassifier.load_from_checkpoint(trained.checkpoint, weights_only=True)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(loaded.predict(images), trained.model.predict(images))
+    assert loaded.class_names == [str(digit) for digit in range(10)]
+    assert loaded.transform == DigitsDataModule().transform
+
+
+def test_the_saved_configuration_trains_the_same_again(
+    tmp_path: Path, run_command: RunCommand, trained: Trained
+) -> None:
+    ran = run_command("fit", "--config", trained.version / "config.yaml")
+    assert ran.cli is not None
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(ran.cli.model.state_dict()[name], value), name
+    assert (tmp_path / "runs" / "vit_digits" / "version_0" / "loss_curve.png").is_file()
+
+
+@pytest.mark.parametrize(("command", "metric"), [("validate", "val/accuracy"), ("test", "test/calibration_error")])
+def test_a_checkpoint_is_evaluated(
+    command: str, metric: str, run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    ran = run_command(command, *tiny_digits, "--ckpt_path", trained.checkpoint)
+    assert ran.cli is not None
+    metrics = ran.cli.trainer.callback_metrics
+    assert metric in metrics
+    assert metric in ran.out
+    if command == "validate":
+        torch.testing.assert_close(metrics["val/loss"], trained.metrics["val/loss"])
+
+
+def test_predictions_come_from_the_checkpoint(
+    run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    ran = run_command("predict", *tiny_digits, "--ckpt_path", trained.checkpoint)
+    assert ran.cli is not None
+    images, _ = next(iter(ran.cli.datamodule.predict_dataloader()))
+    expected = trained.model.predict(images).softmax(dim=1)
+    torch.testing.assert_close(ran.cli.model.predict(images).softmax(dim=1), expected)
+
+
+def test_what_the_checkpoint_was_built_with_comes_before_the_recipe(
+    run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    words = [word if word != "16" else "64" for word in tiny_digits]  # dim
+    assert words != tiny_digits
+    ran = run_command("validate", *words, "--ckpt_path", trained.checkpoint)
+    assert ran.cli is not None
+    assert ran.cli.model.network.head.in_features == 16
+
+
+def test_a_training_goes_on_from_its_checkpoint(
+    run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    ran = run_command("fit", *tiny_digits, "--ckpt_path", trained.checkpoint, "--trainer.max_epochs", "3")
+    assert ran.cli is not None
+    assert ran.cli.trainer.global_step == 6
+    assert ran.cli.trainer.current_epoch == 3
+    schedule = ran.cli.trainer.lr_scheduler_configs[0].scheduler
+    assert isinstance(schedule, WarmupCosine)
+    assert (schedule.last_epoch, schedule.total_steps) == (6, 6)
+
+
+SMALL_VIT = """
+trainer: {{accelerator: cpu, max_epochs: 1, logger: false, enable_progress_bar: false, enable_model_summary: false}}
+model:
+  class_path: ViTClassifier
+  init_args:
+    network:
+      class_path: VisionTransformer
+      init_args: {{patch_size: 4, dim: 16, depth: 1, attention: {attention}}}
+data: {data}
+"""
+
+
+def test_a_users_own_data_and_attention_are_named_by_import_path(tmp_path: Path, run_command: RunCommand) -> None:
+    attention = f"{{class_path: {__name__}.Similar, init_args: {{sharpness: 0.5}}}}"
+    data = f"{{class_path: {__name__}.Stripes, init_args: {{height: 16}}}}"
+    (tmp_path / "mine.yaml").write_text(SMALL_VIT.format(attention=attention, data=data))
+    ran = run_command("fit", "--config", "mine.yaml")
+    assert ran.cli is not None
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    loaded = System.load_from_checkpoint(checkpoint, weights_only=True)
+    assert isinstance(loaded, ViTClassifier)
+    assert loaded.class_names == ["across", "down"]
+    assert loaded.transform.image_size == (16, 8)
+    assert isinstance(loaded.network.encoder.layers[0].attention, Similar)
+    images = torch.randn(2, 1, 16, 8)
+    assert torch.equal(loaded.predict(images), ran.cli.model.predict(images))
+
+
+def test_data_on_lightnings_base_alone_will_do(tmp_path: Path, run_command: RunCommand) -> None:
+    data = f"{{class_path: {__name__}.InOrder}}"
+    (tmp_path / "mine.yaml").write_text(SMALL_VIT.format(attention="SelfAttention", data=data).replace("16", "64"))
+    ran = run_command("fit", "--config", "mine.yaml")
+    assert ran.cli is not None
+    assert ran.cli.model.class_names == ["ant", "bee", "cow"]
+    assert ran.cli.model.transform == InOrder.transform
+
+
+def test_training_features_are_flags(run_command: RunCommand, tiny_digits: list[str]) -> None:
+    ran = run_command(
+        "fit",
+        *tiny_digits,
+        *("--trainer.precision", "bf16-mixed"),
+        *("--trainer.accumulate_grad_batches", "2"),
+        *("--trainer.gradient_clip_val", "1.0"),
+        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"),
+        *("--model.init_args.mixup", "0.5"),
+        *("--model.init_args.cutmix", "0.5"),
+        *("--model.init_args.layer_decay", "0.75"),
+        *("--model.init_args.network.init_args.drop_path", "0.2"),
+        *("--model.init_args.network.init_args.num_registers", "2"),
+        *("--model.init_args.optimizer", "SGD"),
+        *("--model.init_args.optimizer.init_args.lr", "0.5"),
+    )
+    assert ran.cli is not None
+    assert ran.cli.trainer.precision == "bf16-mixed"
+    assert ran.cli.trainer.global_step == 1
+    optimizer = ran.cli.trainer.optimizers[0]
+    assert type(optimizer).__name__ == "SGD"
+    [checkpoint] = Path("runs").rglob("*.ckpt")
+    loaded = ViTClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    assert loaded.network.num_prefix_tokens == 3
+
+
+def test_the_configuration_can_be_printed_and_used(
+    tmp_path: Path, run_command: RunCommand, tiny_digits: list[str]
+) -> None:
+    ran = run_command("fit", *tiny_digits, "--print_config")
+    assert ran.code == 0
+    printed = yaml.safe_load(ran.out)
+    assert printed["model"]["init_args"]["network"]["init_args"]["dim"] == 16
+    assert not printed["model"]["init_args"].keys() & {"num_classes", "class_names", "transform"}
+    (tmp_path / "printed.yaml").write_text(ran.out)
+    again = run_command("fit", "--config", "printed.yaml", "--trainer.fast_dev_run", "true")
+    assert again.cli is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["printed.yaml"]
+
+
+def test_help_names_the_commands(run_command: RunCommand) -> None:
+    ran = run_command("--help")
+    assert ran.code == 0
+    for command in (*SystemCLI.subcommands(), *COMMANDS):
+        assert command in ran.out
+    assert run_command("fit", "--help").out.startswith("usage: attention-blocks fit --config RECIPE")
+
+
+def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["__main__.py", "recipes"])
+    runpy.run_module("lightning_modules", run_name="__main__")
+    assert "vit_digits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["fit", "--config", "vit_digit"], ["test", "--config=vit_digit"]])
+def test_an_unknown_recipe(words: list[str], run_command: RunCommand) -> None:
+    ran = run_command(*words)
+    assert_short_error(ran, "no recipe 'vit_digit'; did you mean vit_digits")
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.network.init_args.patch_size", "3"], "patch height 3 does not divide image height 8; resize to 6"),
+        (["--model.network.init_args.patch_size", "16"], "image height 8 is smaller than a patch of 16; choose"),
+        (["--model.label_smoothing", "1.5"], "label_smoothing must lie in [0, 1), got 1.5"),
+        (["--model.network.init_args.attention.init_args.num_heads", "3"], "num_heads (3) must divide query_dim (16)"),
+        (["--data.batch_size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--data", "ImageFolderDataModule", "--data.root", "/no/such/folder"], "root='/no/such/folder': there is no"),
+        (["--data", "ImageFolderDataModule", "--data.root", "."], "root='.' has no class folders"),
+        (["--data", f"{__name__}.WithoutFacts"], "num_classes must be 2 or more to tell classes apart, got None"),
+        (["--data", f"{__name__}.WithoutItsFile"], "index: it is broken; make it anew"),
+        (["--ckpt_path", "nothing.ckpt"], "checkpoint_path: there is no file 'nothing.ckpt'"),
+    ],
+)
+def test_what_our_constructors_refuse_is_one_line(
+    words: list[str], message: str, run_command: RunCommand, tiny_digits: list[str]
+) -> None:
+    ran = run_command("fit", *tiny_digits, *words)
+    assert_short_error(ran, f"attention-blocks: error: {message}")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_one_class_only(tmp_path: Path, run_command: RunCommand, tiny_digits: list[str]) -> None:
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "cats" / "1.png")
+    ran = run_command("fit", *tiny_digits, "--data", "ImageFolderDataModule", "--data.root", tmp_path / "photos")
+    assert_short_error(ran, "has one class only, 'cats'; there must be two")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_truncated_checkpoint(
+    command: str, tmp_path: Path, run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    whole = trained.checkpoint.read_bytes()
+    (tmp_path / "short.ckpt").write_bytes(whole[: len(whole) // 2])
+    ran = run_command(command, *tiny_digits, "--ckpt_path", "short.ckpt")
+    assert_short_error(ran, "checkpoint_path: 'short.ckpt' cannot be read as a checkpoint")
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "subcommand"),
+        (["train"], "train"),
+        (["fit"], "fit.data, fit.model"),
+        (["fit", "--config"], "expected one argument"),
+        (["fit", "--config", "vit_digits", "--trainer.epochs", "3"], "--trainer.epochs"),
+        (["fit", "--config", "vit_digits", "--model.init_args.network.init_args.dimension", "3"], "dimension"),
+        (["fit", "--config", "vit_digits", "--model", "NoSuchModel"], "NoSuchModel"),
+        (["fit", "--config", "vit_digits", "--trainer.max_epochs", "many"], "many"),
+    ],
+)
+def test_wrong_words_get_a_short_answer(words: list[str], message: str, run_command: RunCommand) -> None:
+    assert_short_error(run_command(*words), message, "usage: attention-blocks")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
+def test_two_processes_find_the_weights_of_one_on_the_same_global_batches(
+    tmp_path: Path, run_command: RunCommand
+) -> None:
+    """Process r gets every second image from the r-th on, so that two batches of 4 are one of 8."""
+    settings = SMALL_VIT.format(
+        attention="{class_path: SelfAttention, init_args: {num_heads: 2}}",
+        data="{class_path: in_order.InOrder}",
+    ).replace("trainer:", "seed_everything: 7\ntrainer:")
+    (tmp_path / "in_order.py").write_text(IN_ORDER)
+    (tmp_path / "two.yaml").write_text(settings)
+    words = ["--config", "two.yaml", "--model.init_args.optimizer", "SGD", "--model.init_args.optimizer.lr", "0.5"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lightning_modules", "fit", *words),
+            *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"),
+            *("--data.batch_size", "4", "--trainer.callbacks", "AttentionMapLogger"),
+            *("--trainer.default_root_dir", "two"),
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [checkpoint] = (tmp_path / "two").rglob("*.ckpt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        ran = run_command("fit", *words, "--data.batch_size", "8", "--trainer.max_epochs", "2")
+        assert ran.cli is not None
+        one = ran.cli.model
+        two = ViTClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == ran.cli.trainer.global_step == 8
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
+def test_two_processes_run_a_recipe_with_its_callbacks(tmp_path: Path) -> None:
+    """Averaged weights, the loss curve and the maps: what every recipe has."""
+    words = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.max_epochs", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_modules", "fit", "--config", "vit_digits", *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    version = tmp_path / "runs" / "vit_digits" / "version_0"
+    assert (version / "loss_curve.png").is_file()
+    [checkpoint] = version.glob("checkpoints/*.ckpt")
+    assert ViTClassifier.load_from_checkpoint(checkpoint).classify([torch.zeros(1, 8, 8)])
+
+
+IN_ORDER = """
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from datamodules import ImageTransform
+
+
+class InOrder(LightningDataModule):
+    num_classes = 3
+    class_names = ("ant", "bee", "cow")
+    transform = ImageTransform(8, channels=1)
+
+    def __init__(self, batch_size: int = 8) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self):
+        images = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        dataset = TensorDataset(images, torch.arange(32) % 3)
+        # Lightning's own sampler would shuffle.
+        sampler = DistributedSampler(dataset, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
+        return DataLoader(dataset, self.batch_size, sampler=sampler)
+
+    val_dataloader = train_dataloader
+"""
