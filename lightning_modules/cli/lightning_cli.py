@@ -14,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 
 import datamodules  # noqa: F401 # imported so that recipes can name its classes without their modules
-import lightning_modules  # noqa: F401 # likewise
+import lightning_modules
 from lightning_modules.backbones.pretrained import weights_to_come
 from lightning_modules.cli.commands import COMMANDS, refuse, run_command
 from lightning_modules.cli.recipe_files import expand_config
@@ -122,6 +122,8 @@ def lightning_command(words: Sequence[str] | None) -> SystemCLI:
     Returns:
         The finished command line with its trainer, model and data.
     """
+    for name in lightning_modules.__all__:
+        getattr(lightning_modules, name)  # imports it, so that recipes can name it without its module
     return SystemCLI(
         System,
         LightningDataModule,

@@ -14,11 +14,19 @@ import numpy as np
 
 from datamodules.tokenizers.tokenizer import Tokenizer
 
+# Packages whose classes and functions are named by where users import them from, so that files can move.
+_PACKAGES = ("attention_blocks", "datamodules", "lightning_modules")
+
 
 def import_path(thing: object) -> str | None:
-    """Where a class or function can be imported from, or ``None`` if it cannot be.
+    """Path that a class or function can be imported by, or ``None`` if it cannot be imported.
+
+    Public names of this library are named by their package, everything else by the module that defines it.
 
     Example:
+        >>> from attention_blocks import MultiHeadAttention
+        >>> import_path(MultiHeadAttention)
+        'attention_blocks.MultiHeadAttention'
         >>> from torch import nn
         >>> import_path(nn.Linear)
         'torch.nn.modules.linear.Linear'
@@ -28,13 +36,32 @@ def import_path(thing: object) -> str | None:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if module is None or name is None:
         return None
-    try:
-        found: object = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        return None
-    return f"{module}.{name}" if found is thing else None
+    package = module.partition(".")[0]
+    for path in (package, module) if package in _PACKAGES else (module,):
+        if import_object(f"{path}.{name}") is thing:
+            return f"{path}.{name}"
+    return None
+
+
+def import_object(path: str) -> object | None:
+    """Object that a path such as "torch.nn.Linear" names, or ``None`` if there is none.
+
+    Example:
+        >>> import_object("lightning_modules.System").__name__
+        'System'
+    """
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError as error:
+            if error.name is None or not path.startswith(error.name):
+                raise  # the module exists, and one that it imports does not
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part, None)
+        return found
+    return None
 
 
 def to_plain(value: object, argument: str) -> object:
@@ -56,7 +83,7 @@ def to_plain(value: object, argument: str) -> object:
         >>> from functools import partial
         >>> from attention_blocks import MultiHeadAttention
         >>> to_plain(partial(MultiHeadAttention, num_heads=4), "attention")
-        {'class_path': 'attention_blocks.sequence.multi_head.MultiHeadAttention', 'init_args': {'num_heads': 4}}
+        {'class_path': 'attention_blocks.MultiHeadAttention', 'init_args': {'num_heads': 4}}
     """
     if isinstance(value, np.generic):
         value = value.item()

@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from lightning_modules.backbones.pretrained import weights_to_come
 from lightning_modules.system.parameter_groups import parameter_groups
-from lightning_modules.system.plain import import_path, to_plain
+from lightning_modules.system.plain import import_object, import_path, to_plain
 from lightning_modules.system.schedules import LengthAwareSchedule
 
 # Lightning's own rebuilder of modules from plain arguments; the name is what its checkpoints carry.
@@ -224,27 +224,21 @@ def read_checkpoint(path: str | Path | IO[bytes], weights_only: bool | None = Tr
     return saved
 
 
-def _subclasses(cls: type[System]) -> Iterable[type[System]]:
-    yield cls
-    for below in cls.__subclasses__():
-        yield from _subclasses(below)
-
-
 def _find_class(cls: type[System], arguments: Mapping[str, Any], path: object) -> type[System]:
-    """The class that a checkpoint names, among the imported ones that ``cls`` covers."""
+    """The class that a checkpoint names, if it is ``cls`` or a subclass of it."""
     class_path = arguments.get("_class_path")
     if class_path is None:
         return cls
-    # What a script defines is called otherwise where that script is imported.
-    paths = {class_path, class_path.replace("__main__", cls.__module__)}
-    for candidate in _subclasses(System):
-        if import_path(candidate) in paths:
-            if issubclass(candidate, cls):
-                return candidate
-            raise ValueError(
-                f"checkpoint_path: {str(path)!r} holds a {candidate.__name__}, not a {cls.__name__}; "
-                f"load it with {candidate.__name__}.load_from_checkpoint"
-            )
-    raise ValueError(
-        f"checkpoint_path: {str(path)!r} holds a {class_path}, which is not imported; import its module first"
-    )
+    # A class that a script defines is named differently where that script is imported.
+    found = import_object(class_path) or import_object(class_path.replace("__main__", cls.__module__))
+    if not (isinstance(found, type) and issubclass(found, System)):
+        raise ValueError(
+            f"checkpoint_path: {str(path)!r} holds a {class_path}, which cannot be imported; put its module where "
+            "Python finds it"
+        )
+    if not issubclass(found, cls):
+        raise ValueError(
+            f"checkpoint_path: {str(path)!r} holds a {found.__name__}, not a {cls.__name__}; "
+            f"load it with {found.__name__}.load_from_checkpoint"
+        )
+    return found

@@ -109,7 +109,7 @@ def test_what_a_safe_loader_does_not_know_becomes_pythons_own(value: object, exp
 
 def test_classes_and_functions_become_their_import_path() -> None:
     assert to_plain(nn.Linear, "layer") == {"class_path": "torch.nn.modules.linear.Linear"}
-    assert to_plain(vit_layer, "layer") == "lightning_modules.backbones.vit.vit_layer"
+    assert to_plain(vit_layer, "layer") == "lightning_modules.vit_layer"
 
 
 def test_nested_partials_are_built_again_by_jsonargparse() -> None:
@@ -176,7 +176,7 @@ def test_an_error_says_where_in_the_argument() -> None:
 
 def test_import_paths_lead_back() -> None:
     assert import_path(Holder.Inner) == f"{__name__}.Holder.Inner"
-    assert import_path(Attention) == "attention_blocks.sequence.attention.Attention"
+    assert import_path(Attention) == "attention_blocks.Attention"
     assert import_path(local_function()) is None
     assert import_path(3) is None
 

@@ -1,0 +1,138 @@
+from .backbones.conv_stem import ConvStem, ConvStemTransformer, DeepConvStem, DeepConvStemTransformer
+from .backbones.image_features import ResNetFeatures, TimmFeatures, ViTFeatures
+from .backbones.resnet import ResidualBlock, SmallResNet
+from .backbones.timm_network import TimmNetwork
+from .backbones.vit import PatchEmbedding, VisionTransformer, vit_attention, vit_layer, vit_norm
+from .callbacks.attention_maps import AttentionMapLogger
+from .callbacks.freeze_backbone import FreezeBackbone
+from .callbacks.loss_curve import LossCurve
+from .callbacks.start_from import StartFrom
+from .captioning.caption_network import CaptionNetwork
+from .captioning.captioner import Captioner
+from .captioning.feature_cache import CacheFeatures
+from .captioning.rnn_caption_network import RNNCaptionNetwork
+from .captioning.rnn_captioner import RNNCaptioner
+from .captioning.transformer_caption_network import TransformerCaptionNetwork
+from .captioning.transformer_captioner import TransformerCaptioner
+from .classification.classifier import Classification, Classifier
+from .classification.conv_classifier import ConvClassifier
+from .classification.vit_classifier import AttentionMaps, ViTClassifier
+from .generation.beam_search import BeamSearch, LengthPenalty
+from .generation.decoder import Decoder, DecodingState, Hypothesis, StepOutput
+from .generation.decoding_strategy import Continuations, DecodingStrategy, Options
+from .generation.engine import generate
+from .generation.ensemble import Ensemble
+from .generation.sampling import Sampling
+from .metrics.caption_metrics import CaptionBLEU, CaptionScore, CaptionTexts, RougeL, caption_words
+from .metrics.cider import CIDErD, DocumentFrequencies, cider_d
+from .metrics.diversity import DistinctNGrams, VocabularyUse
+from .metrics.meteor import METEOR
+from .metrics.text_metrics import CorpusBLEU, CorpusCHRF, CorpusScore
+from .plots.figures import NoAttentionError
+from .plots.rollout import attention_rollout
+from .system.averaging import average_checkpoints
+from .system.schedules import LengthAwareSchedule, Noam, WarmupCosine
+from .system.system import System, adamw
+from .text.gated_decoder import GatedDecoder
+from .text.rnn_text_decoder import BahdanauDecoder, FixedVectorDecoder, LuongDecoder, RNNSizes, RNNTextDecoder
+from .text.self_critical import CaptionObjective, Likelihood, SelfCritical
+from .text.text_decoder import Encoded, TextDecoder
+from .text.text_generator import TextGenerator
+from .text.transformer_text_decoder import TransformerTextDecoder
+from .translation.rnn_seq2seq import RNNSeq2Seq
+from .translation.rnn_translator import RNNEncoder, RNNTranslator, bahdanau_decoder
+from .translation.seq2seq import Seq2Seq
+from .translation.seq2seq_network import Seq2SeqNetwork
+from .translation.transformer_seq2seq import TransformerSeq2Seq
+from .translation.transformer_translator import TransformerTranslator
+from .translation.translation_logger import TranslationLogger
+
+__all__ = [
+    "METEOR",
+    "AttentionMapLogger",
+    "AttentionMaps",
+    "BahdanauDecoder",
+    "BeamSearch",
+    "CIDErD",
+    "CacheFeatures",
+    "CaptionBLEU",
+    "CaptionNetwork",
+    "CaptionObjective",
+    "CaptionScore",
+    "CaptionTexts",
+    "Captioner",
+    "Classification",
+    "Classifier",
+    "Continuations",
+    "ConvClassifier",
+    "ConvStem",
+    "ConvStemTransformer",
+    "CorpusBLEU",
+    "CorpusCHRF",
+    "CorpusScore",
+    "Decoder",
+    "DecodingState",
+    "DecodingStrategy",
+    "DeepConvStem",
+    "DeepConvStemTransformer",
+    "DistinctNGrams",
+    "DocumentFrequencies",
+    "Encoded",
+    "Ensemble",
+    "FixedVectorDecoder",
+    "FreezeBackbone",
+    "GatedDecoder",
+    "Hypothesis",
+    "LengthAwareSchedule",
+    "LengthPenalty",
+    "Likelihood",
+    "LossCurve",
+    "LuongDecoder",
+    "NoAttentionError",
+    "Noam",
+    "Options",
+    "PatchEmbedding",
+    "RNNCaptionNetwork",
+    "RNNCaptioner",
+    "RNNEncoder",
+    "RNNSeq2Seq",
+    "RNNSizes",
+    "RNNTextDecoder",
+    "RNNTranslator",
+    "ResNetFeatures",
+    "ResidualBlock",
+    "RougeL",
+    "Sampling",
+    "SelfCritical",
+    "Seq2Seq",
+    "Seq2SeqNetwork",
+    "SmallResNet",
+    "StartFrom",
+    "StepOutput",
+    "System",
+    "TextDecoder",
+    "TextGenerator",
+    "TimmFeatures",
+    "TimmNetwork",
+    "TransformerCaptionNetwork",
+    "TransformerCaptioner",
+    "TransformerSeq2Seq",
+    "TransformerTextDecoder",
+    "TransformerTranslator",
+    "TranslationLogger",
+    "ViTClassifier",
+    "ViTFeatures",
+    "VisionTransformer",
+    "VocabularyUse",
+    "WarmupCosine",
+    "adamw",
+    "attention_rollout",
+    "average_checkpoints",
+    "bahdanau_decoder",
+    "caption_words",
+    "cider_d",
+    "generate",
+    "vit_attention",
+    "vit_layer",
+    "vit_norm",
+]
