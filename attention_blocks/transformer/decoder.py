@@ -1,9 +1,9 @@
-"""The Transformer decoder: its layer and its stack, whole sequences at once or step by step from a cache."""
+"""Transformer decoder: the layer and the stack, for whole sequences or step by step with a cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -12,18 +12,22 @@ from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
 from attention_blocks.sequence.masks import causal_mask, check_mask, check_polarity
-from attention_blocks.transformer.encoder import check_context_dim, check_features, drop_path_rates
+from attention_blocks.transformer.encoder import check_batch, check_context_dim, check_features, drop_path_rates
 from attention_blocks.transformer.feed_forward import FeedForward
 from attention_blocks.transformer.residual import Residual
 
+Past = TypeVar("Past", bound=Cache | Memory)
+
 
 class DecoderLayerOutput(NamedTuple):
-    """What a decoder layer returns.
+    """Output of a decoder layer.
 
     Attributes:
         hidden: (B, T, D).
-        self_weights: the map of the self-attention, (B, N, T, T) or (B, T, T); ``None`` unless it was asked for.
-        cross_weights: the map of the cross-attention, (B, N, T, T_k) or (B, T, T_k); ``None`` unless it was asked for.
+        self_weights: attention map of the self-attention, (B, N, T, T) or (B, T, T); ``None`` unless
+            ``need_weights``.
+        cross_weights: attention map of the cross-attention, (B, N, T, T_k) or (B, T, T_k); ``None`` unless
+            ``need_weights``.
     """
 
     hidden: Tensor
@@ -32,11 +36,11 @@ class DecoderLayerOutput(NamedTuple):
 
 
 class DecoderLayerState(NamedTuple):
-    """What a decoder layer knows between two steps.
+    """State of a decoder layer between two steps.
 
     Attributes:
-        past: the places decoded so far, as the self-attention projects them; of length 0 at the start.
-        memory: the encoder's sequence, as the cross-attention projects it.
+        past: the positions decoded so far, projected by the self-attention; of length 0 at the start.
+        memory: the encoder's sequence, projected by the cross-attention.
     """
 
     past: Memory
@@ -44,12 +48,12 @@ class DecoderLayerState(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """What a decoder returns.
+    """Output of a decoder.
 
     Attributes:
         hidden: (B, T, D).
-        self_weights: every layer's self-attention map; ``None`` unless they were asked for.
-        cross_weights: every layer's cross-attention map; ``None`` unless they were asked for.
+        self_weights: self-attention map of each layer; ``None`` unless ``need_weights``.
+        cross_weights: cross-attention map of each layer; ``None`` unless ``need_weights``.
     """
 
     hidden: Tensor
@@ -58,7 +62,7 @@ class DecoderOutput(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention and a feed-forward network, each with its norm and residual connection.
+    """Causal self-attention, cross-attention and a feed-forward network, each with a norm and a residual connection.
 
     ::
 
@@ -66,25 +70,25 @@ class DecoderLayer(nn.Module):
         (pre-norm)         x = x + cross_attention(norm(x), memory)   (post-norm)
                            x = x + feed_forward(norm(x))
 
-    :meth:`start` and :meth:`step` decode piece by piece; the caller keeps the state, and what comes out equals what
-    one call on the whole sequence gives.
+    :meth:`start` and :meth:`step` decode step by step, :meth:`step_beams` several hypotheses per sequence. The caller
+    keeps the state; the steps give the same result as one call on the whole sequence.
 
     Args:
         dim: D.
-        memory_dim: features of the encoder's sequence; ``dim`` when left out.
-        self_attention: makes the self-attention, as ``self_attention(dim, dim)``; any block whose context has D
-            features. One that is not a :class:`MaskedSelfAttention` is given a causal mask.
-        cross_attention: makes the cross-attention, as ``cross_attention(dim, memory_dim)``; any block whose context
-            has D features.
-        feed_forward: makes the feed-forward network, as ``feed_forward(dim)``.
-        norm: makes each of the three norms, as ``norm(dim)``.
-        norm_first: norms stand at the entry of each branch (pre-norm), or behind each sum (post-norm).
-        dropout: share of each branch's features dropped in training.
-        drop_path: share of the rows of the batch that skip a branch in training.
-        layer_scale: factor of each branch's features at first, learned from there; none when left out.
+        memory_dim: features of the encoder's sequence; defaults to ``dim``.
+        self_attention: creates the self-attention, called as ``self_attention(dim, dim)``; any block whose context
+            has D features. One that is not a :class:`MaskedSelfAttention` is given a causal mask.
+        cross_attention: creates the cross-attention, called as ``cross_attention(dim, memory_dim)``; any block whose
+            context has D features.
+        feed_forward: creates the feed-forward network, called as ``feed_forward(dim)``.
+        norm: creates each of the three norms, called as ``norm(dim)``.
+        norm_first: the norm comes first in each branch (pre-norm) or after each sum (post-norm).
+        dropout: fraction of each branch's features dropped in training.
+        drop_path: fraction of the rows of the batch that skip a branch in training.
+        layer_scale: initial value of a learned factor for each feature of each branch; no factor if omitted.
 
     Raises:
-        ValueError: an attention's context has another size, a share lies outside [0, 1).
+        ValueError: an attention's context has another size, or a rate lies outside [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need" (post-norm);
@@ -140,18 +144,19 @@ class DecoderLayer(nn.Module):
         *,
         need_weights: bool = False,
     ) -> DecoderLayerOutput:
-        """Lets each place look at those before it, then at the encoder's sequence, then think by itself.
+        """Applies causal self-attention, cross-attention over the memory, and the feed-forward network.
 
         Args:
             x: (B, T, D).
             memory: the encoder's sequence, (B, T_k, memory_dim).
-            mask: narrows the causal mask; boolean, True = may attend, broadcastable to (B, T, T).
+            mask: restricts the causal mask further; boolean, True = may attend, broadcastable to (B, T, T).
             memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k).
             need_weights: also return both attention maps.
 
         Raises:
             TypeError: a mask is not boolean.
-            ValueError: a shape does not fit, or a mask looks as if True meant "ignore".
+            ValueError: a shape does not fit, x and memory differ in batch size, or a mask looks as if True meant
+                "ignore".
         """
         check_polarity(mask, x.size(1))
         check_polarity(memory_mask, x.size(1))
@@ -166,16 +171,16 @@ class DecoderLayer(nn.Module):
             memory: (B, T_k, memory_dim).
 
         Returns:
-            The state that the first step needs.
+            The state for the first step.
 
         Raises:
             ValueError: the shape does not fit.
         """
         check_features("memory", memory, self.cross_attention.key_dim)
-        # Only the block knows the shape of its own Memory: one place is projected and cut off again.
-        place = self.self_attention.project(memory.new_zeros(memory.size(0), 1, self.dim))
-        past = Memory(place.key[..., :0, :], place.value[..., :0, :])
-        # Heads that come out of one map lie interleaved; each step reads them all, faster where each is in one piece.
+        # Only the block knows the shape of its Memory: one position is projected and cut off again.
+        first = self.self_attention.project(memory.new_zeros(memory.size(0), 1, self.dim))
+        past = Memory(first.key[..., :0, :], first.value[..., :0, :])
+        # Heads split off one projection are strided views; every step reads them, which is faster when contiguous.
         projected = Memory(*(part.contiguous() for part in self.cross_attention.project(memory)))
         return DecoderLayerState(past, projected)
 
@@ -188,16 +193,13 @@ class DecoderLayer(nn.Module):
         *,
         need_weights: bool = False,
     ) -> tuple[DecoderLayerOutput, DecoderLayerState]:
-        """Decodes the next place, or the next few.
-
-        A beam's K hypotheses of one sentence share its memory, which is not copied: ``x`` then has a row a hypothesis,
-        (B * K, 1, D), as has ``state.past``, while ``state.memory`` stays at B.
+        """Decodes the next position, or the next few; for several hypotheses per sequence see :meth:`step_beams`.
 
         Args:
-            x: what follows what the state holds, (B, T, D).
-            state: what :meth:`start` or the last step returned.
+            x: the positions that follow those in the state, (B, T, D).
+            state: returned by :meth:`start` or by the previous step.
             mask: boolean, True = may attend, broadcastable to (B, T, past + T).
-            memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k); to (B, K, T_k) with a beam.
+            memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k).
             need_weights: also return both attention maps.
 
         Returns:
@@ -205,61 +207,99 @@ class DecoderLayer(nn.Module):
 
         Raises:
             TypeError: a mask is not boolean.
-            ValueError: a shape does not fit.
+            ValueError: a shape does not fit, or x and the state differ in batch size.
         """
         output, past = self._decode(x, state.past, state.memory, mask, memory_mask, need_weights=need_weights)
         return output, DecoderLayerState(past, state.memory)
 
+    @property
+    def shares_past(self) -> bool:
+        """Whether :meth:`step_beams` keeps the pasts of all hypotheses of a sequence in one :class:`Cache`."""
+        return isinstance(self.self_attention, MaskedSelfAttention) and self.self_attention.shares_past
+
     def step_beams(
         self,
         x: Tensor,
-        cache: Cache | None,
+        past: Cache | Memory | None,
         memory: Memory,
-        ancestry: Tensor | None,
+        ancestry: Tensor | None = None,
         memory_mask: Tensor | None = None,
         *,
         offset: int,
         need_weights: bool = False,
-    ) -> tuple[DecoderLayerOutput, Cache]:
-        """Decodes the next place of K hypotheses of each sentence, which share the memory and one cache of pasts.
+    ) -> tuple[DecoderLayerOutput, Cache | Memory]:
+        """Decodes the next position of K hypotheses per sequence, which share the memory.
+
+        Where :attr:`shares_past` is true, the pasts of all hypotheses lie in one :class:`Cache` that is never
+        reordered; ``ancestry`` says which entries belong to which hypothesis. With any other self-attention the past
+        is a :class:`Memory` with one row per hypothesis, and the caller reorders its rows when the beam does.
 
         Args:
-            x: (B, K, D), one place of each hypothesis.
-            cache: what the last step returned; ``None`` at the start.
-            memory: the encoder's sequence, as :meth:`start` projects it.
-            ancestry: which places of the cache are whose; see :meth:`MaskedSelfAttention.step_beams`.
+            x: (B, K, D), the next position of each hypothesis.
+            past: returned by the previous step; ``None`` at the start.
+            memory: the encoder's sequence, as projected by :meth:`start`, with B rows.
+            ancestry: boolean, (B, K, S + K), see :meth:`MaskedSelfAttention.step_beams`; used only with a
+                :class:`Cache`.
             memory_mask: boolean, True = may attend, broadcastable to (B, K, T_k).
-            offset: the position of the new places in their sentences.
+            offset: position of x in its sequences.
             need_weights: also return both attention maps.
 
         Returns:
-            The output, with K for T, and the cache for the next step.
+            The output, with K in place of T, and the past for the next step: a :class:`Cache` with B rows, or a
+            :class:`Memory` with B * K rows, those of a sequence next to each other.
 
         Raises:
-            ValueError: :attr:`shares_past` is false, or a shape does not fit.
+            TypeError: ``past`` is a :class:`Memory` where a :class:`Cache` is needed, or the other way round.
+            ValueError: a shape does not fit.
         """
         check_features("x", x, self.dim)
-        attention = self.self_attention
-        if not (isinstance(attention, MaskedSelfAttention) and attention.shares_past):
-            raise ValueError("only a MaskedSelfAttention without window and score_bias shares its past; use step()")
-        after: list[Cache] = []
+        check_batch("x", x.size(0), "memory", memory.key.size(0))
+        kind = Cache if self.shares_past else Memory
+        if past is not None and not isinstance(past, kind):
+            raise TypeError(
+                f"past must be a {kind.__name__} or None for this self_attention, a "
+                f"{type(self.self_attention).__name__}, got a {type(past).__name__}; pass what the last step returned"
+            )
 
-        def look_back(query: Tensor) -> AttentionOutput:
-            output, grown = attention.step_beams(query, cache, ancestry, offset=offset, need_weights=need_weights)
-            after.append(grown)
-            return output
+        def self_attend(query: Tensor) -> tuple[AttentionOutput, Cache | Memory]:
+            return self._self_attend_beams(query, past, ancestry, offset=offset, need_weights=need_weights)
 
-        def look_up(query: Tensor) -> AttentionOutput:
+        def cross_attend(query: Tensor) -> AttentionOutput:
             return self.cross_attention.attend_beams(
                 query, memory, memory_mask, need_weights=need_weights, offset=offset
             )
 
-        return self._through(x, look_back, look_up), after[0]
+        return self._apply_branches(x, self_attend, cross_attend)
 
-    @property
-    def shares_past(self) -> bool:
-        """Whether :meth:`step_beams` can be asked."""
-        return isinstance(self.self_attention, MaskedSelfAttention) and self.self_attention.shares_past
+    def _self_attend_beams(
+        self,
+        query: Tensor,
+        past: Cache | Memory | None,
+        ancestry: Tensor | None,
+        *,
+        offset: int,
+        need_weights: bool,
+    ) -> tuple[AttentionOutput, Cache | Memory]:
+        batch, beams, dim = query.shape
+        attention = self.self_attention
+        if isinstance(attention, MaskedSelfAttention) and not isinstance(past, Memory) and attention.shares_past:
+            if past is not None:
+                check_batch("x", batch, "past", past.key.size(0))
+            return attention.step_beams(query, past, ancestry, offset=offset, need_weights=need_weights)
+        rows = query.reshape(batch * beams, 1, dim)  # (B * K, 1, D)
+        grown = attention.project(rows, offset=offset)
+        if isinstance(past, Memory):
+            if past.key.size(0) != rows.size(0) or past.key.size(-2) != offset:
+                raise ValueError(
+                    f"past must hold B * K = {rows.size(0)} rows of offset={offset} positions, got a key of shape "
+                    f"{tuple(past.key.shape)}; reorder its rows as the beam does, and pass the position of x as offset"
+                )
+            grown = past.append(grown)
+        context, weights = attention.attend(rows, grown, need_weights=need_weights, offset=offset)
+        if weights is not None:  # (B * K, N, 1, S) to (B, N, K, S), or (B * K, 1, S) to (B, K, S)
+            weights = weights.squeeze(-2)
+            weights = weights.view(batch, beams, *weights.shape[1:]).transpose(1, -2)
+        return AttentionOutput(context.view(batch, beams, -1), weights), grown
 
     def _decode(
         self,
@@ -272,61 +312,43 @@ class DecoderLayer(nn.Module):
         need_weights: bool,
     ) -> tuple[DecoderLayerOutput, Memory]:
         check_features("x", x, self.dim)
+        check_batch("x", x.size(0), "memory", memory.key.size(0))
+        if past is not None:
+            check_batch("x", x.size(0), "past", past.key.size(0))
         offset = 0 if past is None else past.key.size(-2)
         mask = self._causal(mask, x, offset)
-        after: list[Memory] = []
 
-        def look_back(query: Tensor) -> AttentionOutput:
+        def self_attend(query: Tensor) -> tuple[AttentionOutput, Memory]:
             own = self.self_attention.project(query, offset=offset)
-            after.append(own if past is None else past.append(own))
-            return self.self_attention.attend(query, after[0], mask, need_weights=need_weights, offset=offset)
+            grown = own if past is None else past.append(own)
+            return self.self_attention.attend(query, grown, mask, need_weights=need_weights, offset=offset), grown
 
-        def look_up(query: Tensor) -> AttentionOutput:
-            if query.size(0) != memory.key.size(0):
-                return self._cross_attend_beams(query, memory, memory_mask, need_weights, offset)
+        def cross_attend(query: Tensor) -> AttentionOutput:
             return self.cross_attention.attend(query, memory, memory_mask, need_weights=need_weights, offset=offset)
 
-        return self._through(x, look_back, look_up), after[0]
+        return self._apply_branches(x, self_attend, cross_attend)
 
-    def _through(
+    def _apply_branches(
         self,
         x: Tensor,
-        look_back: Callable[[Tensor], AttentionOutput],
-        look_up: Callable[[Tensor], AttentionOutput],
-    ) -> DecoderLayerOutput:
-        """The layer's three branches, whatever the two attentions look at."""
+        self_attend: Callable[[Tensor], tuple[AttentionOutput, Past]],
+        cross_attend: Callable[[Tensor], AttentionOutput],
+    ) -> tuple[DecoderLayerOutput, Past]:
+        """Applies the three branches with their norms and residual connections."""
         pre, post = self.norm_first, not self.norm_first
-        context, self_weights = look_back(self.self_attention_norm(x) if pre else x)
+        (context, self_weights), past = self_attend(self.self_attention_norm(x) if pre else x)
         x = self.self_attention_residual(x, context)
         x = self.self_attention_norm(x) if post else x
-        context, cross_weights = look_up(self.cross_attention_norm(x) if pre else x)
+        context, cross_weights = cross_attend(self.cross_attention_norm(x) if pre else x)
         x = self.cross_attention_residual(x, context)
         x = self.cross_attention_norm(x) if post else x
         hidden = self.feed_forward(self.feed_forward_norm(x) if pre else x)
         x = self.feed_forward_residual(x, hidden)
         x = self.feed_forward_norm(x) if post else x
-        return DecoderLayerOutput(x, self_weights, cross_weights)
-
-    def _cross_attend_beams(
-        self, query: Tensor, memory: Memory, mask: Tensor | None, need_weights: bool, offset: int
-    ) -> AttentionOutput:
-        sentences = memory.key.size(0)
-        if query.size(0) % sentences or query.size(1) != 1:
-            raise ValueError(
-                f"x must have the rows of the memory, or one place for each of K hypotheses a row, (B * K, 1, D) with "
-                f"B={sentences}; got {tuple(query.shape)}"
-            )
-        beams = query.view(sentences, -1, query.size(2))
-        context, weights = self.cross_attention.attend_beams(
-            beams, memory, mask, need_weights=need_weights, offset=offset
-        )
-        # One row a hypothesis again; the heads, where there are any, come before the hypotheses.
-        if weights is not None:
-            weights = weights.movedim(-2, 1).flatten(0, 1).unsqueeze(-2)
-        return AttentionOutput(context.reshape(query.size(0), 1, -1), weights)
+        return DecoderLayerOutput(x, self_weights, cross_weights), past
 
     def _causal(self, mask: Tensor | None, x: Tensor, offset: int) -> Tensor | None:
-        # MaskedSelfAttention sees to it by itself, and the newest place alone may see everything.
+        # MaskedSelfAttention is causal by itself, and the last position alone may attend to all others.
         if isinstance(self.self_attention, MaskedSelfAttention) or x.size(1) == 1:
             return mask
         check_mask(mask, x.size(0), x.size(1), offset + x.size(1))
@@ -334,21 +356,21 @@ class DecoderLayer(nn.Module):
         return causal if mask is None else mask & causal
 
     def extra_repr(self) -> str:
-        """Names the place of the norms in the printed module."""
+        """Shows norm_first in the printed module."""
         return f"norm_first={self.norm_first}"
 
 
 class TransformerDecoder(nn.Module):
-    """Decoder layers one behind the other, and a norm at the end.
+    """Stack of decoder layers with a final norm.
 
     Args:
         dim: D.
-        depth: how many layers.
-        memory_dim: features of the encoder's sequence; ``dim`` when left out.
-        layer: makes each layer, as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``; :class:`DecoderLayer`, or a
-            ``functools.partial`` of it.
-        drop_path: the last layer's share of skipped branches; the first layer's is 0, between them it rises linearly.
-        norm: makes the norm at the end; a stack of post-norm layers has none, ``norm=None``.
+        depth: number of layers.
+        memory_dim: features of the encoder's sequence; defaults to ``dim``.
+        layer: creates each layer, called as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``;
+            :class:`DecoderLayer`, or a ``functools.partial`` of it.
+        drop_path: rate of the last layer; the rates rise linearly from 0 in the first layer.
+        norm: creates the final norm; ``None`` for a stack of post-norm layers, which needs none.
 
     Raises:
         ValueError: ``depth`` is not positive, ``drop_path`` lies outside [0, 1).
@@ -391,7 +413,7 @@ class TransformerDecoder(nn.Module):
         *,
         need_weights: bool = False,
     ) -> DecoderOutput:
-        """Runs the layers; arguments as :meth:`DecoderLayer.forward`."""
+        """Applies the layers; arguments as for :meth:`DecoderLayer.forward`."""
         outputs = []
         for layer in self.layers:
             outputs.append(layer(x, memory, mask, memory_mask, need_weights=need_weights))
@@ -399,7 +421,7 @@ class TransformerDecoder(nn.Module):
         return self._finish(outputs, need_weights=need_weights)
 
     def start(self, memory: Tensor) -> tuple[DecoderLayerState, ...]:
-        """Projects the encoder's sequence for every layer, once for all steps; as :meth:`DecoderLayer.start`."""
+        """Projects the encoder's sequence for every layer, once for all steps; see :meth:`DecoderLayer.start`."""
         return tuple(cast(DecoderLayer, layer).start(memory) for layer in self.layers)
 
     def step(
@@ -411,7 +433,7 @@ class TransformerDecoder(nn.Module):
         *,
         need_weights: bool = False,
     ) -> tuple[DecoderOutput, tuple[DecoderLayerState, ...]]:
-        """Decodes the next place, or the next few, through every layer; as :meth:`DecoderLayer.step`."""
+        """Decodes the next position, or the next few, through every layer; see :meth:`DecoderLayer.step`."""
         outputs, states = [], []
         for layer, before in zip(self.layers, state, strict=True):
             output, after = cast(DecoderLayer, layer).step(x, before, mask, memory_mask, need_weights=need_weights)
@@ -420,38 +442,31 @@ class TransformerDecoder(nn.Module):
             states.append(after)
         return self._finish(outputs, need_weights=need_weights), tuple(states)
 
-    @property
-    def shares_past(self) -> bool:
-        """Whether :meth:`step_beams` can be asked."""
-        return all(cast(DecoderLayer, layer).shares_past for layer in self.layers)
-
     def step_beams(
         self,
         x: Tensor,
-        caches: tuple[Cache, ...] | None,
-        memories: tuple[Memory, ...],
-        ancestry: Tensor | None,
+        pasts: Sequence[Cache | Memory | None] | None,
+        memories: Sequence[Memory],
+        ancestry: Tensor | None = None,
         memory_mask: Tensor | None = None,
         *,
         offset: int,
         need_weights: bool = False,
-    ) -> tuple[DecoderOutput, tuple[Cache, ...]]:
-        """Decodes the next place of K hypotheses through every layer; as :meth:`DecoderLayer.step_beams`."""
-        outputs, after = [], []
-        for index, layer in enumerate(self.layers):
-            output, cache = cast(DecoderLayer, layer).step_beams(
-                x,
-                None if caches is None else caches[index],
-                memories[index],
-                ancestry,
-                memory_mask,
-                offset=offset,
-                need_weights=need_weights,
+    ) -> tuple[DecoderOutput, tuple[Cache | Memory, ...]]:
+        """Decodes the next position of K hypotheses per sequence through every layer.
+
+        Arguments as for :meth:`DecoderLayer.step_beams`, with one past and one memory per layer.
+        """
+        outputs, grown = [], []
+        pasts = [None] * len(self.layers) if pasts is None else pasts
+        for layer, past, memory in zip(self.layers, pasts, memories, strict=True):
+            output, after = cast(DecoderLayer, layer).step_beams(
+                x, past, memory, ancestry, memory_mask, offset=offset, need_weights=need_weights
             )
             x = output.hidden
             outputs.append(output)
-            after.append(cache)
-        return self._finish(outputs, need_weights=need_weights), tuple(after)
+            grown.append(after)
+        return self._finish(outputs, need_weights=need_weights), tuple(grown)
 
     def _finish(self, outputs: list[DecoderLayerOutput], *, need_weights: bool) -> DecoderOutput:
         hidden, self_weights, cross_weights = zip(*outputs, strict=True)

@@ -74,6 +74,25 @@ def check_features(name: str, sequence: Tensor, dim: int) -> None:
         )
 
 
+def check_batch(name: str, batch: int, other_name: str, other: int) -> None:
+    """Refuses two arguments of different batch sizes.
+
+    Args:
+        name: name of one argument.
+        batch: its batch size.
+        other_name: name of the other argument.
+        other: its batch size.
+
+    Raises:
+        ValueError: the batch sizes differ.
+    """
+    if batch != other:
+        raise ValueError(
+            f"{name} and {other_name} must have the same batch size, got {batch} for {name} and {other} for "
+            f"{other_name}; K hypotheses per sequence are decoded by step_beams, as (B, K, D)"
+        )
+
+
 def drop_path_rates(depth: int, highest: float) -> list[float]:
     """Rates that rise linearly from 0 at the first layer to the highest at the last, as stochastic depth has them.
 

@@ -1,4 +1,4 @@
-"""The text decoder of the Transformer."""
+"""Transformer text decoder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from attention_blocks import (
     Cache,
     DecoderLayer,
-    DecoderLayerState,
-    DecoderOutput,
     Memory,
     SinusoidalPosition,
     TransformerDecoder,
@@ -22,43 +20,60 @@ from lightning_modules.generation.decoder import DecodingState, StepOutput
 from lightning_modules.plots.rollout import mean_map
 from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_map
 
+# Hypotheses that a beam has dropped leave unused entries in the caches; they are dropped every so many steps.
+PRUNE_EVERY = 6
+
 
 class TransformerMemory(NamedTuple):
-    """What a Transformer decoder keeps of each sentence, one row each.
+    """State of a Transformer decoder that all hypotheses of a sequence share; tensors with B rows.
 
     Attributes:
-        layers: the source as each layer's cross-attention projects it.
-        mask: True = may attend, (B, 1, T_k), or ``None``.
-        caches: the pasts of all hypotheses side by side, for each layer; ``None`` at the start.
-        position: how many tokens were read.
+        layers: the source, projected by the cross-attention of each layer.
+        mask: boolean, True = may attend, (B, 1, T_k), or ``None``.
+        caches: for each layer whose hypotheses share their past, the cache; otherwise ``None``, as at the start.
+        position: number of tokens read so far.
     """
 
     layers: tuple[Memory, ...]
     mask: Tensor | None
-    caches: tuple[Cache, ...] | None
+    caches: tuple[Cache | None, ...]
     position: int
 
 
-# A beam soon forsakes most of what it tried; after so many steps the places that nobody looks back at are let go.
-TIDY_EVERY = 6
+class TransformerHypotheses(NamedTuple):
+    """State of a Transformer decoder that each hypothesis has for itself; tensors with B * K rows.
+
+    Attributes:
+        ancestry: (B * K, S), which of the S cache entries are the hypothesis's past.
+        pasts: for each layer whose hypotheses do not share their past, the past; otherwise ``None``, as at the start.
+    """
+
+    ancestry: Tensor
+    pasts: tuple[Memory | None, ...]
 
 
-def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, share: float, *, offset: int = 0) -> Tensor:
-    """The paper's input: token vectors times the square root of D, positions added, dropout.
+def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, rate: float, *, offset: int = 0) -> Tensor:
+    """Input of the first layer: token vectors times the square root of D, plus positions, with dropout.
 
     Args:
         tokens: (B, T) int64.
         table: the token vectors, (V, D).
         position: adds the positions.
-        share: of the features that is dropped.
+        rate: fraction of the features that is dropped.
         offset: position of the first token.
+
+    Returns:
+        (B, T, D).
     """
     x = position(table(tokens) * table.embedding_dim**0.5, offset=offset)
-    return dropout(x, share)
+    return dropout(x, rate)
 
 
 def xavier(layers: nn.Module) -> None:
-    """Xavier's uniform for all linear maps, those of the feed-forward networks too, as the authors' code."""
+    """Initialises all linear layers, including those of the feed-forward networks, Xavier-uniformly.
+
+    As in the code of the authors of "Attention Is All You Need".
+    """
     for module in layers.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -67,18 +82,21 @@ def xavier(layers: nn.Module) -> None:
 
 
 class TransformerTextDecoder(TextDecoder):
-    """Embedding, positions, decoder layers, output map.
+    """Transformer text decoder: embedding, positions, decoder layers and output projection.
 
     Args:
         vocab_size: V.
         dim: D.
-        depth: how many layers.
-        memory_dim: D_k, features of each place of the source; ``dim`` when left out.
-        layer: makes each layer, as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``.
-        position: makes the positions, as ``position(dim)``.
-        dropout: share dropped of embeddings with positions.
-        tie_embeddings: the output map has the embedding's weights.
-        output_bias: whether the output map has a bias, which the paper's has not.
+        depth: number of layers.
+        memory_dim: D_k, features of the source; defaults to ``dim``.
+        layer: creates each layer, called as ``layer(dim, memory_dim=memory_dim, drop_path=rate)``.
+        position: creates the positions, called as ``position(dim)``.
+        dropout: fraction of the embedded features (positions included) dropped in training.
+        tie_embeddings: the output projection has the weights of the embedding.
+        output_bias: whether the output projection has a bias; the paper's does not.
+
+    Raises:
+        ValueError: ``dropout`` lies outside [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need"; Press and Wolf 2017, "Using the Output Embedding to Improve
@@ -114,7 +132,7 @@ class TransformerTextDecoder(TextDecoder):
         self.embedding = embedding(vocab_size, dim)
         self.position = position(dim)
         self.layers = TransformerDecoder(dim, depth, memory_dim, layer=layer, norm=None)
-        # Layers that norm at their entry leave what they hand on without a norm.
+        # The output of pre-norm layers is not normalised.
         self.norm = nn.LayerNorm(dim) if cast(DecoderLayer, self.layers.layers[0]).norm_first else nn.Identity()
         self.output = output_map(dim, self.embedding, tied=tie_embeddings, bias=output_bias)
 
@@ -126,69 +144,63 @@ class TransformerTextDecoder(TextDecoder):
     def start(self, memory: Encoded) -> DecodingState:
         """See :meth:`TextDecoder.start`."""
         states = self.layers.start(memory.sequence)
-        # A mask that lets everything through would be looked through at every step and layer.
+        # Applying a mask that allows everything would cost time at every step and layer.
         mask = None if memory.mask is None or bool(memory.mask.all()) else memory.mask
-        read = TransformerMemory(tuple(state.memory for state in states), mask, None, 0)
-        if self.layers.shares_past:
-            # Whose past each place of the caches is: (B K, places).
-            return DecodingState(read, memory.sequence.new_zeros(len(memory.sequence), 0, dtype=torch.bool))
-        return DecodingState(read, tuple(state.past for state in states))
+        nothing = (None,) * len(states)
+        ancestry = memory.sequence.new_zeros(len(memory.sequence), 0, dtype=torch.bool)  # (B, 0)
+        return DecodingState(
+            TransformerMemory(tuple(state.memory for state in states), mask, nothing, 0),
+            TransformerHypotheses(ancestry, nothing),
+        )
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
-        """See :meth:`TextDecoder.step`; where it looked is the mean over the heads of all layers."""
+        """See :meth:`TextDecoder.step`; the weights are averaged over the heads and layers."""
         memory = cast(TransformerMemory, state.memory)
-        x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=memory.position)
-        advance = self._advance_together if self.layers.shares_past else self._advance_apart
-        output, after, hypotheses = advance(x, tokens.shape, memory, state.hypotheses, need_weights=need_weights)
-        weights = None
-        if output.cross_weights is not None:
-            # No one layer tells it: what was read in the first need not be looked at again in the last.
-            maps = [mean_map(layer) for layer in output.cross_weights]
-            weights = torch.stack(maps).mean(dim=0).reshape(*tokens.shape, -1)
-        logits = self.output(self.norm(output.hidden)).view(*tokens.shape, -1)
-        return StepOutput(logits, DecodingState(after._replace(position=memory.position + 1), hypotheses), weights)
-
-    def _advance_together(
-        self, x: Tensor, shape: torch.Size, memory: TransformerMemory, ancestry: Tensor, *, need_weights: bool
-    ) -> tuple[DecoderOutput, TransformerMemory, Tensor]:
-        """Hypotheses stay where they are in the caches; what follows the beam is whose past is where."""
-        batch, beams = shape
-        if memory.caches is not None and beams > 1 and memory.position % TIDY_EVERY == 0:
-            caches, ancestry = _without_the_forsaken(memory.caches, ancestry.view(batch, beams, -1))
-            memory = memory._replace(caches=caches)
-        new = torch.eye(beams, dtype=torch.bool, device=x.device).expand(batch, -1, -1).flatten(0, 1)
-        ancestry = torch.cat([ancestry, new], dim=1)
-        output, caches = self.layers.step_beams(
+        ancestry, pasts = cast(TransformerHypotheses, state.hypotheses)
+        batch, beams = tokens.shape
+        x = embed(tokens.reshape(-1, 1), self.embedding, self.position, 0.0, offset=memory.position)  # (B * K, 1, D)
+        ancestry, caches = ancestry.view(batch, beams, ancestry.size(1)), memory.caches  # (B, K, S)
+        if beams > 1 and memory.position and memory.position % PRUNE_EVERY == 0:
+            caches, ancestry = _pruned(caches, ancestry)
+        new = torch.eye(beams, dtype=torch.bool, device=x.device).expand(batch, -1, -1)
+        ancestry = torch.cat([ancestry, new], dim=2)  # (B, K, S + K)
+        output, after = self.layers.step_beams(
             x.view(batch, beams, -1),
-            memory.caches,
+            [past if cache is None else cache for cache, past in zip(caches, pasts, strict=True)],
             memory.layers,
-            ancestry.view(batch, beams, -1) if beams > 1 else None,
+            ancestry if beams > 1 else None,
             memory.mask,
             offset=memory.position,
             need_weights=need_weights,
         )
-        return output, memory._replace(caches=caches), ancestry
+        weights = None
+        if output.cross_weights is not None:
+            # No single layer stands for all: information read in the first is not read again in the last.
+            maps = [mean_map(layer) for layer in output.cross_weights]
+            weights = torch.stack(maps).mean(dim=0)  # (B, K, T_k)
+        caches = tuple(past if isinstance(past, Cache) else None for past in after)
+        pasts = tuple(None if isinstance(past, Cache) else past for past in after)
+        state = DecodingState(
+            memory._replace(caches=caches, position=memory.position + 1),
+            TransformerHypotheses(ancestry.flatten(0, 1), pasts),
+        )
+        return StepOutput(self.output(self.norm(output.hidden)), state, weights)
 
-    def _advance_apart(
-        self, x: Tensor, shape: torch.Size, memory: TransformerMemory, pasts: tuple[Memory, ...], *, need_weights: bool
-    ) -> tuple[DecoderOutput, TransformerMemory, tuple[Memory, ...]]:
-        """Each hypothesis carries its own past, which the beam copies: any self-attention will do."""
-        states = tuple(DecoderLayerState(past, layer) for past, layer in zip(pasts, memory.layers, strict=True))
-        output, after = self.layers.step(x, states, memory_mask=memory.mask, need_weights=need_weights)
-        return output, memory, tuple(one.past for one in after)
 
-
-def _without_the_forsaken(caches: tuple[Cache, ...], ancestry: Tensor) -> tuple[tuple[Cache, ...], Tensor]:
-    """The caches and the ancestry, (B K, places), of those places that are some hypothesis's past.
+def _pruned(caches: tuple[Cache | None, ...], ancestry: Tensor) -> tuple[tuple[Cache | None, ...], Tensor]:
+    """Drops cache entries that no live hypothesis uses.
 
     Args:
-        caches: of each layer.
-        ancestry: (B, K, places).
+        caches: cache of each layer, or ``None``.
+        ancestry: (B, K, S).
+
+    Returns:
+        The caches, with room for the entries until the next time, and the ancestry of the entries that are left.
     """
-    alive = ancestry.any(dim=1)
-    # Sentences with fewer of them keep some forsaken ones, which nobody looks at.
-    most = int(alive.sum(dim=1).max())
-    places = alive.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-    ancestry = ancestry.gather(2, places[:, None].expand(-1, ancestry.size(1), -1))
-    room = TIDY_EVERY * ancestry.size(1)
-    return tuple(cache.select(places, room) for cache in caches), ancestry.flatten(0, 1)
+    used = ancestry.any(dim=1)  # (B, S)
+    # Sequences that use fewer entries than the others keep some unused ones, which no hypothesis attends to.
+    most = int(used.sum(dim=1).max())
+    entries = used.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, S')
+    ancestry = ancestry.gather(2, entries[:, None].expand(-1, ancestry.size(1), -1))  # (B, K, S')
+    room = PRUNE_EVERY * ancestry.size(1)
+    return tuple(None if cache is None else cache.select(entries, room) for cache in caches), ancestry

@@ -11,6 +11,8 @@ from attention_blocks import (
     AdditiveAttention,
     ALiBi,
     Attention,
+    AttentionOutput,
+    Cache,
     CrossAttention,
     DecoderLayer,
     DecoderLayerState,
@@ -19,6 +21,7 @@ from attention_blocks import (
     LearnedPosition,
     LuongAttention,
     MaskedSelfAttention,
+    Memory,
     MultiHeadAttention,
     RelativePositionBias,
     RMSNorm,
@@ -28,6 +31,7 @@ from attention_blocks import (
     SwiGLU,
     TransformerDecoder,
     causal_mask,
+    masked_softmax,
     padding_mask,
 )
 
@@ -362,71 +366,150 @@ def test_steps_take_gradients_as_the_whole_does() -> None:
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    "cross_attention",
-    [CROSS, AdditiveAttention, partial(LuongAttention, window="local-m", radius=1), partial(CROSS, score_bias=ALiBi)],
-    ids=["heads", "additive", "local-m", "alibi"],
-)
-@pytest.mark.parametrize("need_weights", [False, True])
-def test_the_hypotheses_of_a_beam_share_one_memory(cross_attention: MakeAttention, need_weights: bool) -> None:
-    """K hypotheses a sentence on a memory of one row a sentence, as on a memory that was copied for each."""
-    layer = partial(DecoderLayer, self_attention=SELF, cross_attention=cross_attention)
-    decoder = TransformerDecoder(16, depth=2, layer=layer).eval()
-    shake(decoder)
-    memory, mask = torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3]))
-    shared, copied = decoder.start(memory), decoder.start(memory.repeat_interleave(3, dim=0))
-    shared = tuple(DecoderLayerState(its.past, mine.memory) for mine, its in zip(shared, copied, strict=True))
-    for x in torch.randn(4, 6, 1, 16):
-        found, shared = decoder.step(x, shared, memory_mask=mask, need_weights=need_weights)
-        wanted, copied = decoder.step(
-            x, copied, memory_mask=mask.repeat_interleave(3, dim=0), need_weights=need_weights
-        )
-        torch.testing.assert_close(found.hidden, wanted.hidden)
-        assert [state.memory.key.size(0) for state in shared] == [2, 2]
-        if found.cross_weights is not None and wanted.cross_weights is not None:
-            torch.testing.assert_close(found.cross_weights, wanted.cross_weights)
+class RecencyAttention(Attention):
+    """A user's own block without heads: scores fall with the distance from the query."""
+
+    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
+        return Memory(key, key if value is None else value)
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        queries = torch.arange(offset, offset + query.size(1))
+        distance = (queries[:, None] - torch.arange(memory.key.size(1))).abs()  # (T_q, T_k)
+        weights = masked_softmax(query @ memory.key.transpose(1, 2) - distance, mask)
+        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
 
 
-def test_refuses_hypotheses_that_do_not_share_out() -> None:
-    decoder = TransformerDecoder(16, depth=1, layer=HEADS)
-    state = decoder.start(torch.randn(2, 5, 16))
-    wide = tuple(DecoderLayerState(decoder.start(torch.randn(3, 5, 16))[0].past, one.memory) for one in state)
-    with pytest.raises(ValueError, match=r"\(B \* K, 1, D\) with B=2; got \(3, 1, 16\)"):
-        decoder.step(torch.randn(3, 1, 16), wide)
+CROSS_ATTENTIONS: dict[str, MakeAttention] = {
+    "heads": CROSS,
+    "additive": AdditiveAttention,
+    "local-m": partial(LuongAttention, window="local-m", radius=1),
+    "alibi": partial(CROSS, score_bias=ALiBi),
+}
+SELF_ATTENTIONS: dict[str, MakeAttention] = {
+    "masked": SELF,
+    "window": partial(SELF, window=2),
+    "alibi": partial(SELF, score_bias=ALiBi),
+    "self": partial(SelfAttention, num_heads=4),
+    "own": RecencyAttention,
+}
+BEAM_LAYERS = {
+    **{
+        name: partial(DecoderLayer, self_attention=SELF, cross_attention=make)
+        for name, make in CROSS_ATTENTIONS.items()
+    },
+    **{
+        f"self-{name}": partial(DecoderLayer, self_attention=make, cross_attention=CROSS)
+        for name, make in SELF_ATTENTIONS.items()
+    },
+    "post-norm": partial(HEADS, norm_first=False),
+    "post-norm window": partial(HEADS, self_attention=partial(SELF, window=2), norm_first=False),
+}
 
 
-@pytest.mark.parametrize("norm_first", [True, False])
-@pytest.mark.parametrize("need_weights", [False, True])
-def test_hypotheses_that_share_their_past_equal_those_that_do_not(norm_first: bool, need_weights: bool) -> None:
-    decoder = TransformerDecoder(16, depth=2, layer=partial(HEADS, norm_first=norm_first)).eval()
-    shake(decoder)
-    assert decoder.shares_past
-    memory, memory_mask = torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3]))
-    states = decoder.start(memory)
-    memories = tuple(state.memory for state in states)
-    alone = tuple(
-        DecoderLayerState(other.past, state.memory)
-        for state, other in zip(states, decoder.start(memory.repeat_interleave(3, dim=0)), strict=True)
-    )
-    caches, ancestry = None, torch.zeros(2, 3, 0, dtype=torch.bool)
-    for position, x in enumerate(torch.randn(4, 2, 3, 16)):
+def check_beams(decoder: TransformerDecoder, need_weights: bool) -> None:
+    """K hypotheses on one memory equal K sequences with a copy each, while the beam drops and doubles hypotheses."""
+    shake(decoder.double().eval())
+    memory, memory_mask = torch.randn(2, 5, 16, dtype=torch.float64), padding_mask(torch.tensor([5, 3]))
+    alone = decoder.start(memory.repeat_interleave(3, dim=0))
+    memories = [state.memory for state in decoder.start(memory)]
+    pasts: tuple[Cache | Memory, ...] | None = None
+    ancestry = torch.zeros(2, 3, 0, dtype=torch.bool)
+    for position, x in enumerate(torch.randn(5, 2, 3, 16, dtype=torch.float64)):
         ancestry = torch.cat([ancestry, torch.eye(3, dtype=torch.bool).expand(2, -1, -1)], dim=2)
-        found, caches = decoder.step_beams(
-            x, caches, memories, ancestry, memory_mask, offset=position, need_weights=need_weights
+        found, pasts = decoder.step_beams(
+            x, pasts, memories, ancestry, memory_mask, offset=position, need_weights=need_weights
         )
-        wanted, alone = decoder.step(x.reshape(6, 1, 16), alone, memory_mask=memory_mask, need_weights=need_weights)
+        wanted, alone = decoder.step(
+            x.reshape(6, 1, 16),
+            alone,
+            memory_mask=memory_mask.repeat_interleave(3, dim=0),
+            need_weights=need_weights,
+        )
         torch.testing.assert_close(found.hidden, wanted.hidden.view(2, 3, 16))
-        if found.cross_weights is not None and wanted.cross_weights is not None:
-            theirs = wanted.cross_weights[-1].view(2, 3, 4, 5).transpose(1, 2)
-            torch.testing.assert_close(found.cross_weights[-1], theirs)
-
-
-def test_other_self_attentions_do_not_share_their_past() -> None:
-    layer = partial(DecoderLayer, self_attention=partial(SelfAttention, num_heads=4), cross_attention=CROSS)
-    decoder = TransformerDecoder(16, depth=1, layer=layer)
-    assert not decoder.shares_past
-    [state] = decoder.start(torch.randn(2, 5, 16))
-    with pytest.raises(ValueError, match=r"only a MaskedSelfAttention .* shares its past; use step\(\)"):
-        decoder.step_beams(
-            torch.randn(2, 3, 16), None, (state.memory,), torch.ones(2, 3, 3, dtype=torch.bool), offset=0
+        assert (found.cross_weights is not None) == need_weights
+        for maps, their_maps, known in (
+            (found.cross_weights, wanted.cross_weights, [True, True]),
+            (found.self_weights, wanted.self_weights, [isinstance(past, Memory) for past in pasts]),
+        ):
+            for ours, theirs, comparable in zip(maps or (), their_maps or (), known, strict=False):
+                if comparable:
+                    rows = ours.movedim(-2, 1).flatten(0, 1)  # (B * K, N, S) or (B * K, S)
+                    torch.testing.assert_close(rows, theirs.squeeze(-2))
+        chosen = (torch.randint(3, (2, 3)) + torch.tensor([[0], [3]])).flatten()
+        alone = tuple(
+            DecoderLayerState(*(Memory(part.key[chosen], part.value[chosen]) for part in state)) for state in alone
         )
+        ancestry = ancestry.flatten(0, 1)[chosen].view(2, 3, -1)
+        pasts = tuple(
+            Memory(past.key[chosen], past.value[chosen]) if isinstance(past, Memory) else past for past in pasts
+        )
+
+
+@pytest.mark.parametrize("layer", BEAM_LAYERS.values(), ids=BEAM_LAYERS)
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_hypotheses_of_a_beam_equal_sequences_with_a_memory_each(
+    layer: Callable[..., DecoderLayer], need_weights: bool
+) -> None:
+    check_beams(TransformerDecoder(16, depth=2, layer=layer), need_weights)
+
+
+def test_layers_that_share_their_past_and_layers_that_do_not_stand_in_one_stack() -> None:
+    attentions = iter([SELF, partial(SELF, window=2)])
+    decoder = TransformerDecoder(
+        16, depth=2, layer=lambda *args, **kw: HEADS(*args, self_attention=next(attentions), **kw)
+    )
+    assert [layer.shares_past for layer in decoder.layers if isinstance(layer, DecoderLayer)] == [True, False]
+    check_beams(decoder, need_weights=True)
+
+
+@pytest.mark.parametrize("self_attention", SELF_ATTENTIONS.values(), ids=SELF_ATTENTIONS)
+def test_refuses_x_and_memory_of_different_batch_sizes(self_attention: MakeAttention) -> None:
+    decoder = TransformerDecoder(16, depth=1, layer=partial(DecoderLayer, self_attention=self_attention))
+    [layer] = decoder.layers
+    assert isinstance(layer, DecoderLayer)
+    memory = torch.randn(2, 5, 16)
+    state = layer.start(memory)
+    # Four rows are two for each row of the memory: hypotheses are a matter of step_beams alone.
+    for batch, length in ((4, 3), (4, 1), (1, 1)):
+        x = torch.randn(batch, length, 16)
+        for refuse in (
+            partial(layer, x, memory),
+            partial(decoder, x, memory),
+            partial(layer.step, x, state),
+            partial(decoder.step, x, (state,)),
+            partial(layer.step, x, state._replace(past=layer.start(x).past)),
+            partial(layer.step_beams, x, None, state.memory, offset=0),
+            partial(decoder.step_beams, x, None, (state.memory,), offset=0),
+        ):
+            with pytest.raises(ValueError, match=f"{batch} for x and 2 for memory"):
+                refuse()
+        with pytest.raises(ValueError, match=f"2 for x and {batch} for past"):
+            layer.step(memory, state._replace(past=layer.start(x).past))
+
+
+def test_refuses_a_past_that_does_not_fit_the_hypotheses() -> None:
+    memory, x = torch.randn(2, 5, 16), torch.randn(2, 3, 16)
+    sharing, windowed = HEADS(16), HEADS(16, self_attention=partial(SELF, window=2))
+    cached = sharing.step_beams(x, None, sharing.start(memory).memory, offset=0)[1]
+    rows = windowed.step_beams(x, None, windowed.start(memory).memory, offset=0)[1]
+    assert isinstance(cached, Cache)
+    assert isinstance(rows, Memory)
+    with pytest.raises(TypeError, match=r"past must be a Cache .* got a Memory"):
+        sharing.step_beams(x, rows, sharing.start(memory).memory, offset=1)
+    with pytest.raises(TypeError, match=r"past must be a Memory .* got a Cache"):
+        windowed.step_beams(x, cached, windowed.start(memory).memory, offset=1)
+    with pytest.raises(ValueError, match="1 for x and 2 for past"):
+        sharing.step_beams(x[:1], cached, sharing.start(memory[:1]).memory, offset=1)
+    for few, offset in ((x[:, :2], 1), (x, 2)):
+        with pytest.raises(
+            ValueError, match=rf"{few.size(1) * 2} rows of offset={offset} positions, got .*\(6, 4, 1, 4\)"
+        ):
+            windowed.step_beams(few, rows, windowed.start(memory).memory, offset=offset)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from attention_blocks import (
     Attention,
@@ -45,6 +46,7 @@ KINDS: dict[str, Callable[..., TransformerTextDecoder]] = {
     ),
     "untied": partial(TransformerTextDecoder, layer=LAYER, tie_embeddings=False),
 }
+WINDOW = partial(TransformerTextDecoder, layer=partial(LAYER, self_attention=partial(MASKED, window=2)))
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
@@ -101,7 +103,9 @@ def test_steps_equal_the_whole_with_any_attention(attention: Callable[[int, int]
         torch.testing.assert_close(decoder.output(decoder(tokens[i : i + 1], alone)), logits[i : i + 1])
 
 
-def test_hypotheses_on_one_memory_are_copies_of_the_sentence(attention: Callable[[int, int], Attention]) -> None:
+def test_hypotheses_that_share_a_memory_equal_copies_of_the_sentence(
+    attention: Callable[[int, int], Attention],
+) -> None:
     layer = partial(LAYER, cross_attention=attention)
     decoder, memory, beams = drawn(TransformerTextDecoder(V, dim=D, depth=2, layer=layer)), source([3, 5]), 3
     assert memory.mask is not None
@@ -109,9 +113,9 @@ def test_hypotheses_on_one_memory_are_copies_of_the_sentence(attention: Callable
     begin = torch.full((2, 1), BOS)
     shared = decoder.step(begin, decoder.start(memory)).state
     alone = decoder.step(begin.repeat_interleave(beams, 0), decoder.start(copies)).state
-    # What the engine does with the first step's one hypothesis a sentence.
-    pasts = torch.utils._pytree.tree_map(lambda part: part.repeat_interleave(beams, 0), shared.hypotheses)
-    shared = shared._replace(hypotheses=pasts)
+    # The engine continues the single hypothesis of the first step K times.
+    hypotheses = tree_map_only(Tensor, lambda part: part.repeat_interleave(beams, 0), shared.hypotheses)
+    shared = shared._replace(hypotheses=hypotheses)
     for token in torch.split(words(2 * beams, 3).view(2, beams, 3), 1, dim=2):
         one = decoder.step(token[..., 0], shared, need_weights=True)
         other = decoder.step(token.reshape(-1, 1), alone, need_weights=True)
@@ -160,24 +164,50 @@ def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., Trans
             assert best.tokens == greedy(decoder, Encoded(memory.sequence[i : i + 1, :length], None, None), 8)
 
 
+def check_scores(decoder: TransformerTextDecoder, memory: Encoded) -> None:
+    """The log probability of each hypothesis of a beam equals that of its tokens, computed all at once."""
+    found = generate(decoder, memory, BeamSearch(3), max_length=10, n_best=3, bos_id=BOS, eos_id=EOS, pad_id=PAD)
+    assert memory.mask is not None
+    for i, hypotheses in enumerate(found):
+        alone = Encoded(memory.sequence[i : i + 1], memory.mask[i : i + 1], None)
+        for one in hypotheses:
+            tokens = torch.tensor([one.tokens])
+            with torch.inference_mode():
+                logits = decoder.output(decoder(torch.cat([torch.tensor([[BOS]]), tokens[:, :-1]], dim=1), alone))
+            likelihood = logits.log_softmax(dim=-1).gather(2, tokens[..., None]).sum().item()
+            assert one.log_probability == pytest.approx(likelihood, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [*KINDS.values(), WINDOW], ids=[*KINDS, "window"])
+def test_beam_search_from_the_cache_equals_uncached_decoding(make: Callable[..., TransformerTextDecoder]) -> None:
+    check_scores(drawn(make(V, dim=D, depth=2)), source([5, 1, 3]))
+
+
+def test_beam_search_equals_uncached_decoding_with_any_self_attention(
+    attention: Callable[[int, int], Attention],
+) -> None:
+    layer = partial(LAYER, self_attention=attention)
+    check_scores(drawn(TransformerTextDecoder(V, dim=D, depth=2, layer=layer)), source([5, 1, 3]))
+
+
 @pytest.mark.parametrize("every", [1, 2, 5])
 @every_kind
-def test_places_that_no_hypothesis_looks_back_at_are_not_missed(
+def test_pruning_unused_cache_entries_changes_nothing(
     make: Callable[..., TransformerTextDecoder], every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, memory = drawn(make(V, dim=D, depth=2)), source([5, 1, 3])
     write = partial(generate, decoder, memory, BeamSearch(4), max_length=12, bos_id=BOS, eos_id=EOS, pad_id=PAD)
-    monkeypatch.setattr(module, "TIDY_EVERY", 1000)
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1000)
     kept = write(n_best=4)
     widths: list[int] = []
     select = Cache.select
 
-    def counting(cache: Cache, places: Tensor, room: int) -> Cache:
-        widths.append(cache.length - places.size(1))
-        return select(cache, places, room)
+    def counting(cache: Cache, positions: Tensor, room: int) -> Cache:
+        widths.append(cache.length - positions.size(1))
+        return select(cache, positions, room)
 
     monkeypatch.setattr(Cache, "select", counting)
-    monkeypatch.setattr(module, "TIDY_EVERY", every)
+    monkeypatch.setattr(module, "PRUNE_EVERY", every)
     for found, wanted in zip(write(n_best=4), kept, strict=True):
         assert [one.tokens for one in found] == [one.tokens for one in wanted]
         assert [one.score for one in found] == pytest.approx([one.score for one in wanted])
