@@ -23,7 +23,15 @@ from sacrebleu.metrics.bleu import BLEU
 
 from attention_blocks import AdditiveAttention, LuongAttention, MultiHeadAttention
 from datamodules import AlignedFiles, BytePair, DatasetPairs, ParallelTextDataModule
-from lightning_modules import FixedVectorDecoder, LuongDecoder, RNNSeq2Seq, RNNTranslator, WarmupCosine
+from lightning_modules import (
+    FixedVectorDecoder,
+    Likelihood,
+    LuongDecoder,
+    RNNSeq2Seq,
+    RNNSizes,
+    RNNTranslator,
+    WarmupCosine,
+)
 from lightning_modules.text.rnn_text_decoder import RNNTextDecoder
 
 attending = partial(LuongDecoder, input_feeding=True, tie_embeddings=True)
@@ -63,8 +71,8 @@ def train(decoder: Callable[..., RNNTextDecoder], data: ParallelTextDataModule, 
     system = RNNSeq2Seq(
         data.source_tokenizer,
         data.target_tokenizer,
-        partial(RNNTranslator, embedding_dim=256, hidden_dim=256, dropout=0.4, decoder=decoder),
-        label_smoothing=0.1,
+        partial(RNNTranslator, sizes=RNNSizes(256, 256, dropout=0.4), decoder=decoder),
+        objective=Likelihood(label_smoothing=0.1),
         optimizer=partial(torch.optim.AdamW, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
         lr_scheduler=partial(WarmupCosine, warmup=0.1),
     )

@@ -85,7 +85,7 @@ def this_library(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> Tra
         vocabulary,
         (SIZE, SIZE),
         3,
-        backbone=partial(ViTFeatures, network=partial(VisionTransformer, patch_size=PATCH, dim=width, depth=depth)),
+        backbone=partial(ViTFeatures, network=partial(VisionTransformer, patches=PATCH, dim=width, depth=depth)),
         dim=dim,
         depth=layers,
         encoder_depth=0,

@@ -1,14 +1,14 @@
-from .backbones.conv_stem import ConvStem, ConvStemTransformer, DeepConvStem, DeepConvStemTransformer
+from .backbones.conv_stem import ConvStem, DeepConvStem
 from .backbones.image_features import ResNetFeatures, TimmFeatures, ViTFeatures
 from .backbones.resnet import ResidualBlock, SmallResNet
 from .backbones.timm_network import TimmNetwork
-from .backbones.vit import PatchEmbedding, VisionTransformer, vit_attention, vit_layer, vit_norm
+from .backbones.vit import LinearPatchEmbedding, PatchEmbedding, VisionTransformer, vit_attention, vit_layer, vit_norm
 from .callbacks.attention_maps import AttentionMapLogger
 from .callbacks.freeze_backbone import FreezeBackbone
 from .callbacks.loss_curve import LossCurve
 from .callbacks.start_from import StartFrom
 from .captioning.caption_network import CaptionNetwork
-from .captioning.captioner import Captioner
+from .captioning.captioner import Captioner, TrainingReferences
 from .captioning.feature_cache import CacheFeatures
 from .captioning.rnn_caption_network import RNNCaptionNetwork
 from .captioning.rnn_captioner import RNNCaptioner
@@ -28,16 +28,19 @@ from .metrics.cider import CIDErD, DocumentFrequencies, cider_d
 from .metrics.diversity import DistinctNGrams, VocabularyUse
 from .metrics.meteor import METEOR
 from .metrics.text_metrics import CorpusBLEU, CorpusCHRF, CorpusScore
+from .metrics.text_records import TextRecords
 from .plots.figures import NoAttentionError
 from .plots.rollout import attention_rollout
 from .system.averaging import average_checkpoints
 from .system.schedules import LengthAwareSchedule, Noam, WarmupCosine
 from .system.system import System, adamw
+from .text.doubly_stochastic import DoublyStochastic
 from .text.gated_decoder import GatedDecoder
 from .text.rnn_text_decoder import BahdanauDecoder, FixedVectorDecoder, LuongDecoder, RNNSizes, RNNTextDecoder
-from .text.self_critical import CaptionObjective, Likelihood, SelfCritical
+from .text.scheduled_sampling import ScheduledSampling
+from .text.self_critical import SelfCritical
 from .text.text_decoder import Encoded, TextDecoder
-from .text.text_generator import TextGenerator
+from .text.text_generator import Likelihood, Objective, TextGenerator
 from .text.transformer_text_decoder import TransformerTextDecoder
 from .translation.rnn_seq2seq import RNNSeq2Seq
 from .translation.rnn_translator import RNNEncoder, RNNTranslator, bahdanau_decoder
@@ -57,7 +60,6 @@ __all__ = [
     "CacheFeatures",
     "CaptionBLEU",
     "CaptionNetwork",
-    "CaptionObjective",
     "CaptionScore",
     "CaptionTexts",
     "Captioner",
@@ -66,7 +68,6 @@ __all__ = [
     "Continuations",
     "ConvClassifier",
     "ConvStem",
-    "ConvStemTransformer",
     "CorpusBLEU",
     "CorpusCHRF",
     "CorpusScore",
@@ -74,9 +75,9 @@ __all__ = [
     "DecodingState",
     "DecodingStrategy",
     "DeepConvStem",
-    "DeepConvStemTransformer",
     "DistinctNGrams",
     "DocumentFrequencies",
+    "DoublyStochastic",
     "Encoded",
     "Ensemble",
     "FixedVectorDecoder",
@@ -86,10 +87,12 @@ __all__ = [
     "LengthAwareSchedule",
     "LengthPenalty",
     "Likelihood",
+    "LinearPatchEmbedding",
     "LossCurve",
     "LuongDecoder",
     "NoAttentionError",
     "Noam",
+    "Objective",
     "Options",
     "PatchEmbedding",
     "RNNCaptionNetwork",
@@ -103,6 +106,7 @@ __all__ = [
     "ResidualBlock",
     "RougeL",
     "Sampling",
+    "ScheduledSampling",
     "SelfCritical",
     "Seq2Seq",
     "Seq2SeqNetwork",
@@ -112,8 +116,10 @@ __all__ = [
     "System",
     "TextDecoder",
     "TextGenerator",
+    "TextRecords",
     "TimmFeatures",
     "TimmNetwork",
+    "TrainingReferences",
     "TransformerCaptionNetwork",
     "TransformerCaptioner",
     "TransformerSeq2Seq",

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from attention_blocks import insert_attention
-from lightning_modules.classification.classifier import NetworkFactory
 
-Places = int | str | Sequence[int | str]
+NetworkFactory = Callable[[int, tuple[int, int], int], nn.Module]
+# Module names with * for any part, or strides: the image's size over the feature map's.
+Locations = int | str | Sequence[int | str]
 
 
 def attended(
@@ -18,27 +19,35 @@ def attended(
     image_size: tuple[int, int],
     in_channels: int,
     *,
-    backbone: NetworkFactory,
+    network: NetworkFactory,
     attention: Callable[[int], nn.Module] | None,
-    where: Places | None,
+    where: Locations | None,
 ) -> nn.Module:
-    """Makes a network and puts attention into it.
+    """Creates a network and inserts attention into it.
+
+    Args:
+        num_classes: K.
+        image_size: (height, width) in pixels.
+        in_channels: C of the images.
+        network: creates the network as ``network(num_classes, image_size, in_channels)``.
+        attention: creates a block as ``attention(channels)``; ``None`` for the plain network.
+        where: see :func:`insert_attention`; defaults to the network's ``attention_locations``.
 
     Raises:
-        ValueError: ``where`` is left out and the network names no ``attention_places``; see :func:`insert_attention`.
-        TypeError: ``backbone`` makes no network.
+        ValueError: ``where`` is omitted and the network has no ``attention_locations``; see :func:`insert_attention`.
+        TypeError: ``network`` does not create a network.
     """
-    if isinstance(backbone, str):
+    if isinstance(network, str):
         raise TypeError(
-            f"backbone must make a network, as functools.partial(TimmNetwork, name={backbone!r}) does, got {backbone!r}"
+            f"network must create a network, as functools.partial(TimmNetwork, name={network!r}) does, got {network!r}"
         )
-    network = backbone(num_classes, image_size, in_channels)
+    built = network(num_classes, image_size, in_channels)
     if attention is not None:
-        where = getattr(network, "attention_places", None) if where is None else where
+        where = getattr(built, "attention_locations", None) if where is None else where
         if where is None:
             raise ValueError(
-                f"where: {type(network).__name__} names no attention_places, so say where the attention goes: a name "
-                "with * for any part, or how much smaller than the image the maps are"
+                f"where: {type(built).__name__} has no attention_locations, so say where the attention goes: a module "
+                "name with * for any part, or the image's size over the feature map's"
             )
-        insert_attention(network, attention, where, example=torch.zeros(1, in_channels, *image_size))
-    return network
+        insert_attention(built, attention, where, example=torch.zeros(1, in_channels, *image_size))
+    return built

@@ -55,7 +55,7 @@ class ViTFeatures(nn.Module):
 
     Example:
         >>> from functools import partial
-        >>> tiny = partial(VisionTransformer, patch_size=8, dim=24, depth=2)
+        >>> tiny = partial(VisionTransformer, patches=8, dim=24, depth=2)
         >>> ViTFeatures((32, 48), 3, network=tiny)(torch.randn(2, 3, 32, 48)).shape
         torch.Size([2, 24, 4, 6])
     """

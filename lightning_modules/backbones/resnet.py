@@ -65,7 +65,7 @@ class SmallResNet(nn.Module):
         stem_stride: of the first convolution; 1 for images of a few pixels.
 
     Attributes:
-        attention_places: where the papers put a block: behind the last norm of each residual branch.
+        attention_locations: where the papers put a block: behind the last norm of each residual branch.
         head: the last linear map.
 
     Raises:
@@ -79,7 +79,7 @@ class SmallResNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    attention_places = ("stages.*.*.norm2",)
+    attention_locations = ("stages.*.*.norm2",)
 
     def __init__(
         self,

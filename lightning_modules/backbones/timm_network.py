@@ -63,7 +63,7 @@ class TimmNetwork(nn.Module):
 
     Attributes:
         model: timm's model, without its head.
-        attention_places: the end of each of its stages.
+        attention_locations: the end of each of its stages.
         head: the last linear map.
 
     Raises:
@@ -87,7 +87,7 @@ class TimmNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.model = timm_model(name, pretrained, num_classes=0, in_chans=in_channels)
-        self.attention_places = tuple(f"model.{stage['module']}" for stage in self.model.feature_info)
+        self.attention_locations = tuple(f"model.{stage['module']}" for stage in self.model.feature_info)
         # Some have layers between the pooled features and the head.
         self.head = nn.Linear(getattr(self.model, "head_hidden_size", self.model.num_features), num_classes)
 

@@ -99,7 +99,7 @@ def network_like(model: TimmViT) -> partial[VisionTransformer]:
     )
     return partial(
         VisionTransformer,
-        patch_size=tuple(model.patch_embed.patch_size),
+        patches=tuple(model.patch_embed.patch_size),
         dim=model.embed_dim,
         depth=len(model.blocks),
         attention=attention,

@@ -1,10 +1,10 @@
-"""The Vision Transformer: an image is a sequence of patches, and attention is all that relates them."""
+"""The Vision Transformer: attention over the patches of an image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,45 +14,70 @@ from attention_blocks.kernels import Linear, runs_as_it_stands
 
 Pool = Literal["token", "mean"]
 
-# In evaluation a CPU takes about so many tokens at a time, so that what a layer makes of them stays in its caches.
+# In evaluation a CPU processes about this many tokens at a time, so that a layer's activations stay in its caches.
 CPU_TOKENS = 2048
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts an image into patches and maps each to a vector.
+    """Base of patch embeddings: modules from images, (B, C, H, W), to (B, H / height, W / width, D).
 
     Args:
         in_channels: C.
-        dim: D, feature size of a patch's vector.
-        patch_size: height and width of a patch in pixels.
+        patch_size: (height, width) of a patch in pixels, or one number for both.
 
-    Example:
-        >>> PatchEmbedding(3, 8, (4, 4))(torch.randn(2, 3, 12, 16)).shape
-        torch.Size([2, 3, 4, 8])
+    Attributes:
+        in_channels: as given.
+        patch_size: (height, width).
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int]) -> None:
+    def __init__(self, in_channels: int, patch_size: int | tuple[int, int]) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.patch_size = patch_size
-        self.proj = Linear(in_channels * patch_size[0] * patch_size[1], dim)
+        self.patch_size = pair(patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H / height, W / width, D).
 
         Raises:
-            ValueError: another shape, or the image is smaller than a patch or no whole number of patches.
+            ValueError: another shape, or the image is smaller than a patch or not a multiple of it.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(images)")
+
+
+class LinearPatchEmbedding(PatchEmbedding):
+    """The paper's patch embedding: one linear layer over the pixels of each patch.
+
+    Args:
+        in_channels: C.
+        dim: D, features of a patch.
+        patch_size: (height, width) of a patch in pixels, or one number for both.
+
+    Example:
+        >>> LinearPatchEmbedding(3, 8, patch_size=4)(torch.randn(2, 3, 12, 16)).shape
+        torch.Size([2, 3, 4, 8])
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int | tuple[int, int] = 16) -> None:
+        super().__init__(in_channels, patch_size)
+        self.proj = Linear(in_channels * self.patch_size[0] * self.patch_size[1], dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See :meth:`PatchEmbedding.forward`."""
         check_images(images, self.in_channels, self.patch_size)
         batch, channels, height, width = images.shape
         rows, columns = height // self.patch_size[0], width // self.patch_size[1]
-        # A linear map of flattened patches is the usual convolution with stride = kernel, and faster on CPUs.
+        # A linear layer over flattened patches equals a convolution with stride = kernel, and is faster on CPUs.
         patches = images.view(batch, channels, rows, self.patch_size[0], columns, self.patch_size[1])
-        return self.proj(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
+        return self.proj(patches.permute(0, 2, 4, 1, 3, 5).flatten(3))  # (B, rows, columns, D)
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from such a pair or from one number for both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def check_patches(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
-    """Refuses an image that is no whole number of patches.
+    """Refuses an image size that is not a multiple of the patch size.
 
     Raises:
         ValueError: naming both sizes, and the nearest image size that fits.
@@ -70,10 +95,10 @@ def check_patches(image_size: tuple[int, int], patch_size: tuple[int, int]) -> N
 
 
 def check_images(images: Tensor, in_channels: int, patch_size: tuple[int, int]) -> None:
-    """Refuses a batch that an embedding of patches was not made for.
+    """Refuses a batch that does not fit a patch embedding.
 
     Raises:
-        ValueError: it is not (B, in_channels, H, W), or H and W are no whole number of patches.
+        ValueError: it is not (B, in_channels, H, W), or H and W are not multiples of the patch size.
     """
     if images.ndim != 4 or images.size(1) != in_channels:
         raise ValueError(f"images must have shape (B, {in_channels}, H, W), got {tuple(images.shape)}")
@@ -81,17 +106,17 @@ def check_images(images: Tensor, in_channels: int, patch_size: tuple[int, int]) 
 
 
 def vit_norm(dim: int) -> nn.LayerNorm:
-    """The paper's LayerNorm, with 1e-6 beside the variance."""
+    """The paper's LayerNorm, with an epsilon of 1e-6."""
     return nn.LayerNorm(dim, eps=1e-6)
 
 
 def vit_attention(query_dim: int, key_dim: int) -> SelfAttention:
-    """The paper's self-attention: heads of 64 features."""
+    """The paper's self-attention, with heads of 64 features."""
     return SelfAttention(query_dim, key_dim, num_heads=max(1, query_dim // 64))
 
 
 def vit_layer(dim: int, *, attention: Callable[[int, int], Attention], drop_path: float = 0.0) -> EncoderLayer:
-    """The paper's layer: pre-norm, GELU, four times as wide inside."""
+    """The paper's layer: pre-norm, GELU, a feed-forward network of four times D."""
     return EncoderLayer(dim, attention=attention, norm=vit_norm, drop_path=drop_path)
 
 
@@ -100,43 +125,37 @@ class VisionTransformer(nn.Module):
 
     ::
 
-        image (B, C, H, W) ─ patches ─ linear ─ + positions ─┬─▶ encoder ─ pool ─ norm ─ head ─▶ (B, num_classes)
-                                   class token, registers ───┘
+        image (B, C, H, W) ─ patches ─ + positions ─┬─▶ encoder ─ pool ─ norm ─ head ─▶ (B, num_classes)
+                          class token, registers ───┘
 
     Args:
-        num_classes: size of the head; 0 for none, so that the pooled features come out.
-        image_size: (height, width) in pixels, or one number for both; of training, others work too.
+        num_classes: size of the head; 0 for none, so that the network returns the pooled features.
+        image_size: (height, width) of the training images in pixels, or one number for both; others work too.
         in_channels: C.
-        patch_size: (height, width) in pixels, or one number for both.
-        dim: D, feature size.
-        depth: how many layers.
-        attention: makes the attention of a layer as ``attention(dim, dim)``; heads of 64 features when left out.
-        layer: makes a layer as ``layer(dim, attention=attention, drop_path=rate)``.
-        position: makes the positions as ``position(dim, (rows, columns))``.
-        pool: "token" reads the class token, "mean" the mean of the patches (there is no class token then).
-        num_registers: further learned tokens that only serve as room to compute in.
-        drop_path: stochastic depth of the last layer; it rises linearly from 0 at the first.
-
-    Attributes:
-        patch_embedding: makes the embedding as ``patch_embedding(in_channels, dim, (height, width))``, an
-            ``nn.Module`` from (B, C, H, W) to (B, rows, columns, D); a subclass may name another, as
-            :class:`ConvStemTransformer` does.
+        patches: the patch size in pixels, (height, width) or one number for both; or creates another embedding, as
+            ``patches(in_channels, dim)``, such as :class:`ConvStem`.
+        dim: D.
+        depth: number of layers.
+        attention: creates the attention of a layer as ``attention(dim, dim)``; defaults to heads of 64 features.
+        layer: creates a layer as ``layer(dim, attention=attention, drop_path=rate)``.
+        position: creates the positions as ``position(dim, (rows, columns))``.
+        pool: "token" reads the class token, "mean" the mean of the patches (without a class token).
+        num_registers: number of further learned tokens that are not read.
+        drop_path: stochastic depth rate of the last layer; it rises linearly from 0 at the first.
 
     Raises:
-        ValueError: an unknown pool, an image that is no whole number of patches.
+        ValueError: an unknown pool, or an image size that is not a multiple of the patch size.
 
     References:
         Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Darcet et al. 2024, "Vision Transformers Need
         Registers"; Huang et al. 2016, "Deep Networks with Stochastic Depth".
 
     Example:
-        >>> network = VisionTransformer(10, image_size=(16, 24), patch_size=8, dim=32, depth=2,
+        >>> network = VisionTransformer(10, image_size=(16, 24), patches=8, dim=32, depth=2,
         ...                             attention=partial(SelfAttention, num_heads=4))
         >>> network(torch.randn(2, 3, 16, 24)).shape
         torch.Size([2, 10])
     """
-
-    patch_embedding: ClassVar[type[nn.Module]] = PatchEmbedding
 
     def __init__(
         self,
@@ -144,7 +163,7 @@ class VisionTransformer(nn.Module):
         image_size: int | tuple[int, int] = 224,
         in_channels: int = 3,
         *,
-        patch_size: int | tuple[int, int] = 16,
+        patches: int | tuple[int, int] | Callable[[int, int], PatchEmbedding] = 16,
         dim: int = 192,
         depth: int = 12,
         attention: Callable[[int, int], Attention] = vit_attention,
@@ -157,13 +176,15 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if pool not in get_args(Pool):
             raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
-        image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else (patch_size[0], patch_size[1])
-        check_patches(image_size, patch_size)
+        height, width = pair(image_size)
         self.pool = pool
-        self.patch_size = patch_size
-        self.patches = self.patch_embedding(in_channels, dim, patch_size)
-        self.position = position(dim, (image_size[0] // patch_size[0], image_size[1] // patch_size[1]))
+        if callable(patches):
+            self.patches: PatchEmbedding = patches(in_channels, dim)
+        else:
+            check_patches((height, width), pair(patches))
+            self.patches = LinearPatchEmbedding(in_channels, dim, patches)
+        check_patches((height, width), self.patch_size)
+        self.position = position(dim, (height // self.patch_size[0], width // self.patch_size[1]))
         self.num_prefix_tokens = (pool == "token") + num_registers
         self.prefix_tokens = nn.Parameter(torch.zeros(1, self.num_prefix_tokens, dim))
         self.encoder = TransformerEncoder(
@@ -173,10 +194,19 @@ class VisionTransformer(nn.Module):
         self.head = Linear(dim, num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Xavier's uniform widths for the linear maps, as the authors' code; narrow normals for tokens and head.
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.patches.patch_size
 
-        Widths of 0.02 all over, as timm has them, were made for 768 features; small networks learn slowly from there.
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay: the class token and the registers."""
+        return {"prefix_tokens"}
+
+    def reset_parameters(self) -> None:
+        """Xavier's uniform distribution for linear layers, as in the authors' code; narrow normals for tokens and head.
+
+        A standard deviation of 0.02 everywhere, timm's choice, suits 768 features; small networks learn slowly with it.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -188,19 +218,19 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     def embed(self, images: Tensor) -> Tensor:
-        """The encoder's input: class token, registers, patches with their positions, (B, T, D)."""
+        """The encoder's input, (B, T, D): class token, registers, patches with their positions."""
         patches = self.position(self.patches(images)).flatten(1, 2)
         if not self.num_prefix_tokens:
             return patches
         return torch.cat([self.prefix_tokens.expand(patches.size(0), -1, -1).to(patches.dtype), patches], dim=1)
 
     def features(self, images: Tensor) -> Tensor:
-        """The last layer's normed places, (B, T, D): class token, registers, then the patches row by row."""
+        """The last layer's normalised output, (B, T, D): class token, registers, then the patches row by row."""
         return self.norm(self.encoder(self.embed(images)).hidden)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
-        # Under autocast the weights would be cast anew for each part.
+        # Not under autocast, which would cast the weights again for each part.
         if not (self.training or torch.is_grad_enabled()) and runs_as_it_stands(images):
             rows, columns = images.size(-2) // self.patch_size[0], images.size(-1) // self.patch_size[1]
             part = max(1, CPU_TOKENS // max(1, rows * columns))
@@ -211,13 +241,13 @@ class VisionTransformer(nn.Module):
     def _logits(self, images: Tensor) -> Tensor:
         x = self.embed(images)
         if self.pool == "token":
-            # Nobody reads the other places of the last layer, so they are not computed.
+            # The last layer computes only the class token, the one token that is read.
             pooled = self.encoder(x, queries=1).hidden[:, 0]
         else:
             pooled = self.encoder(x).hidden[:, self.num_prefix_tokens :].mean(dim=1)
         return self.head(self.norm(pooled))
 
     def attention_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Every layer's map, (B, N, T, T), or (B, T, T) from an attention without heads."""
+        """One attention map per layer, (B, N, T, T), or (B, T, T) from an attention without heads."""
         weights = self.encoder(self.embed(images), need_weights=True).weights
         return () if weights is None else weights

@@ -1,4 +1,4 @@
-"""What the networks of all captioners share: a backbone, its map as a sequence of places, a decoder."""
+"""The base of caption networks: a backbone, its feature map as a sequence of locations, a decoder."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ GridPosition = Callable[[int, tuple[int, int]], nn.Module]
 
 
 class GridEmbedding(nn.Module):
-    """A backbone's map as the sequence of places that a decoder reads.
+    """A backbone's feature map as the sequence of locations that a decoder attends to.
 
     ::
 
         (B, features, rows, columns) ─ norm ─ linear ─ + positions ─ dropout ─▶ (B, rows · columns, D)
 
-    The norm takes up what differs between backbones; the positions tell left from right.
+    The norm makes backbones alike in scale.
 
     Args:
-        features: of the backbone's map.
+        features: of the feature map.
         dim: D.
-        grid: rows and columns of the backbone's map.
-        position: makes the positions as ``position(dim, grid)``.
-        dropout: share dropped.
+        grid: rows and columns of the feature map.
+        position: creates the positions as ``position(dim, grid)``.
+        dropout: dropout rate.
 
     Raises:
         ValueError: ``dropout`` outside [0, 1).
@@ -59,34 +59,34 @@ class GridEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features, rows, columns) to (B, rows · columns, D)."""
-        places = self.position(self.proj(self.norm(features.permute(0, 2, 3, 1)))).flatten(1, 2)
-        return dropout(places, self.dropout, self.training)
+        x = self.position(self.proj(self.norm(features.permute(0, 2, 3, 1))))  # (B, rows, columns, D)
+        return dropout(x.flatten(1, 2), self.dropout, self.training)
 
 
 class CaptionNetwork(nn.Module):
-    """Base of the networks that look at an image and write about it.
+    """Base of the networks that describe images.
 
     Attributes:
-        backbone: from images, (B, C, H, W), to a map of features, (B, D, rows, columns).
-        decoder: what writes.
+        backbone: from images, (B, C, H, W), to a feature map, (B, D, rows, columns).
+        decoder: generates the caption.
     """
 
     backbone: nn.Module
     decoder: TextDecoder
 
     def encode(self, features: Tensor) -> Encoded:
-        """What the decoder reads of a backbone's map, (B, D, rows, columns)."""
+        """The decoder's memory of a feature map, (B, D, rows, columns)."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(features)")
 
     def forward(self, images: Tensor, captions: Tensor) -> Tensor:
-        """Logits of each next token, (B, T, V), of captions that are known, (B, T)."""
+        """Logits of each next token, (B, T, V), given the captions, (B, T) int64."""
         return self.decoder.output(self.decoder(captions, self.encode(self.backbone(images))))
 
 
-def shown_to(
+def build_backbone(
     backbone: Backbone, image_size: tuple[int, int], in_channels: int
 ) -> tuple[nn.Module, int, tuple[int, int]]:
-    """A backbone, the features of its map, and the map's rows and columns."""
+    """Creates a backbone; returns it with the features, and the rows and columns, of its feature map."""
     made = backbone(image_size, in_channels)
     features, rows, columns = map_size(made, image_size, in_channels)
     return made, features, (rows, columns)

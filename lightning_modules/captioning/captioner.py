@@ -1,13 +1,12 @@
-"""Image to text: what every captioner shares."""
+"""The base of every system that describes images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -18,31 +17,42 @@ from datamodules.images.image_transform import ImageTransform, RawImage
 from datamodules.tokenizers.tokenizer import Tokenizer
 from lightning_modules.captioning.caption_network import CaptionNetwork
 from lightning_modules.generation.decoding_strategy import DecodingStrategy
-from lightning_modules.metrics.caption_metrics import CaptionBLEU, RougeL
-from lightning_modules.metrics.cider import CIDErD, DocumentFrequencies
+from lightning_modules.metrics.caption_metrics import CaptionBLEU, RougeL, caption_words
+from lightning_modules.metrics.cider import CIDErD, DocumentFrequencies, cider_d
 from lightning_modules.metrics.diversity import DistinctNGrams, VocabularyUse
 from lightning_modules.metrics.meteor import METEOR
 from lightning_modules.plots.figures import NoAttentionError, words_over_image
-from lightning_modules.system.system import adamw
-from lightning_modules.text.self_critical import CaptionObjective, Likelihood, words_and_end
 from lightning_modules.text.text_decoder import Encoded
 from lightning_modules.text.text_generator import TextGenerator
 
 
+def words_and_end(text: str) -> list[str]:
+    """The words of a caption, and its end as one more word: a caption that breaks off ends as no reference does.
+
+    Example:
+        >>> words_and_end("A dog runs.")
+        ['a', 'dog', 'runs', '<end>']
+    """
+    return [*caption_words(text), "<end>"]
+
+
+class TrainingReferences(Protocol):
+    """A DataModule that knows the references of its training data, as caption DataModules do."""
+
+    def training_references(self) -> Sequence[Sequence[str]]:
+        """All captions of each training image."""
+        ...
+
+
 class Captioner(TextGenerator):
-    """Describes images; the network decides how.
+    """Describes images with any network.
 
     Args:
-        target_tokenizer: of the captions; linked to the data by the command line.
-        transform: makes a raw image the network's input; linked to the data by the command line.
-        network: makes the network as ``network(V, (height, width), channels)``.
-        objective: what is trained for, :class:`Likelihood` of the given captions when left out, or
-            :class:`SelfCritical`.
-        max_length: tokens that a caption has at most.
-        strategy: how captions are written in tests, predictions and :meth:`caption`; validation writes greedily.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes the schedule.
-        layer_decay: the share of the rate at which the backbone learns.
+        target_tokenizer: tokenizer of the captions; linked to the data by the command line.
+        transform: turns a raw image into the network's input; linked to the data by the command line.
+        network: creates the network as ``network(vocab_size, (height, width), channels)``.
+        max_length: maximum number of tokens in a caption.
+        **arguments: those of :class:`TextGenerator`; ``layer_decay`` scales the backbone's learning rate.
 
     Raises:
         ValueError: ``max_length`` is not positive.
@@ -55,25 +65,13 @@ class Captioner(TextGenerator):
         target_tokenizer: Tokenizer,
         transform: ImageTransform,
         network: Callable[[int, tuple[int, int], int], CaptionNetwork],
-        objective: CaptionObjective | None = None,
         max_length: int = 40,
-        strategy: DecodingStrategy | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        layer_decay: float = 1.0,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            target_tokenizer,
-            network(len(target_tokenizer), transform.image_size, transform.channels),
-            strategy=strategy,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            layer_decay=layer_decay,
-        )
+        built = network(len(target_tokenizer), transform.image_size, transform.channels)
+        super().__init__(target_tokenizer, built, **arguments)
         if max_length < 1:
             raise ValueError(f"max_length must be 1 or more, got {max_length}")
-        self.objective = Likelihood() if objective is None else objective
-        self.objective.check(self.network)
         self.transform = transform
         self._max_length = max_length
 
@@ -86,7 +84,7 @@ class Captioner(TextGenerator):
         return [self.network.backbone]
 
     def features(self, batch: CaptionBatch) -> Tensor:
-        """The backbone's map of a batch, (B, D, rows, columns), unless it was computed before."""
+        """The backbone's feature map of a batch, (B, D, rows, columns), unless the batch holds it already."""
         return self.network.backbone(batch.images) if batch.features is None else batch.features
 
     def encode(self, batch: CaptionBatch) -> Encoded:
@@ -101,28 +99,44 @@ class Captioner(TextGenerator):
         """See :meth:`TextGenerator.references`."""
         return batch.references
 
-    def loss(self, batch: CaptionBatch) -> Tensor:
-        """See :class:`CaptionObjective`."""
-        return self.objective.loss(self, batch)
-
     def text_metrics(self) -> dict[str, Metric]:
-        """BLEU-1 to 4, ROUGE-L, METEOR and CIDEr-D of what is written, and how varied it is."""
+        """BLEU-1 to 4, ROUGE-L, METEOR and CIDEr-D of the generated captions, and how varied these are."""
         metrics: dict[str, Metric] = {f"bleu{order}": CaptionBLEU(order) for order in range(1, 5)}
         metrics |= {"rouge_l": RougeL(), "meteor": METEOR(), "cider_d": CIDErD()}
         return {**metrics, "distinct2": DistinctNGrams(2), "words_used": VocabularyUse()}
 
+    def rewards(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
+        """CIDEr-D of each caption, from 0 to 10; the end of a caption counts as a word, so that captions end properly.
+
+        See :meth:`TextGenerator.rewards`.
+
+        Raises:
+            ValueError: the trainer has no DataModule with ``training_references()``, which rare n-grams are told from
+                frequent ones by.
+        """
+        return torch.tensor(cider_d(texts, references, self._frequencies, words_and_end), device=self.device)
+
     @cached_property
-    def training_frequencies(self) -> DocumentFrequencies:
-        """Of how many of the images that are trained on a caption has an n-gram, its end counted as a word."""
-        captions = self.trainer.train_dataloader.dataset.captions  # type: ignore[union-attr]
-        return DocumentFrequencies.of(captions, words_and_end)
+    def _frequencies(self) -> DocumentFrequencies:
+        """The number of training images that have an n-gram in a caption."""
+        data: TrainingReferences | None = getattr(self.trainer, "datamodule", None)
+        if data is None or not callable(getattr(data, "training_references", None)):
+            raise ValueError(
+                f"objective={self.objective} needs the training captions; give the trainer a DataModule that has "
+                f"training_references(), as CaptionDataModule does, got {type(data).__name__}"
+            )
+        return DocumentFrequencies.of(data.training_references(), words_and_end)
+
+    def on_fit_start(self) -> None:
+        """Forgets the n-gram frequencies of another training set."""
+        self.__dict__.pop("_frequencies", None)
 
     def length_limit(self, batch: CaptionBatch) -> int:
         """See :meth:`TextGenerator.length_limit`."""
         return self._max_length
 
     def prepare(self, images: Sequence[RawImage] | Tensor) -> CaptionBatch:
-        """Raw images, or a batch that is transformed already, as a batch without captions, on the network's device."""
+        """Raw images, or transformed ones, as a batch without captions, on the system's device."""
         batch = self.transform.batch(images).to(self.device)
         nothing = torch.zeros(len(batch), 0, dtype=torch.int64, device=self.device)
         return CaptionBatch(batch, None, nothing, nothing.sum(1), [[] for _ in batch], [""] * len(batch))
@@ -146,11 +160,11 @@ class Captioner(TextGenerator):
         Args:
             images: PIL images, arrays (H, W[, C]), tensors (C, H, W) or paths, of any size; or one tensor,
                 (B, C, H, W), of transformed images.
-            strategy: how captions are written; the system's own when left out.
-            batch_size: how many images at once.
+            strategy: defaults to the system's own.
+            batch_size: images per batch.
 
         Returns:
-            A caption an image.
+            One caption per image.
 
         Raises:
             ValueError: there is no image, or one cannot be read; ``batch_size`` is below 1.
@@ -166,17 +180,17 @@ class Captioner(TextGenerator):
         return captions
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
-        """Draws each image once a word, with where the network looked for that word over it.
+        """Draws one panel per generated word, with the attention map of that word over the image.
 
         Args:
-            images: raw images, or a batch that is transformed already, (B, C, H, W).
+            images: raw images, or a batch of transformed ones, (B, C, H, W).
 
         Raises:
-            NoAttentionError: the decoder has none.
+            NoAttentionError: the decoder has no attention.
             ValueError: there is no image.
         """
         if not self.decoder.attends:
-            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
+            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so there is no map to draw")
         batch = self.prepare(images)
         with evaluating(self), torch.inference_mode():
             features = self.features(batch)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attention_blocks import Attention
 from lightning_modules.backbones.image_features import ResNetFeatures
-from lightning_modules.captioning.caption_network import Backbone, CaptionNetwork, GridEmbedding, shown_to
+from lightning_modules.captioning.caption_network import Backbone, CaptionNetwork, GridEmbedding, build_backbone
 from lightning_modules.text.gated_decoder import GatedDecoder
 from lightning_modules.text.rnn_text_decoder import FixedVectorDecoder, RNNSizes, RNNTextDecoder
 from lightning_modules.text.text_decoder import Encoded
@@ -17,20 +17,21 @@ DEFAULT_SIZES = RNNSizes(cell="lstm")
 
 
 class RNNCaptionNetwork(CaptionNetwork):
-    """A backbone, and an RNN that writes about its map.
+    """A backbone, and an RNN that describes its feature map.
 
     ::
 
-        image ─ backbone ─ places ─┬─ each of them ─▶ attention, with a fresh look for every word, or none
-                                   └─ their mean ─ bridge ─▶ first state of the decoder ─▶ words
+        image ─ backbone ─ locations ─┬─ each of them ─▶ attention, with a new context for every word, or none
+                                      └─ their mean ─ bridge ─▶ first state of the decoder ─▶ words
 
     Args:
         vocab_size: V.
         image_size: height and width of the images.
         in_channels: C of the images.
-        backbone: makes the backbone as ``backbone(image_size, in_channels)``; see :class:`TimmFeatures`.
-        attention: makes the attention as ``attention(H, H)``; without one the image is seen before the first word only.
-        sizes: of the recurrent network; each place of the image has H features too.
+        backbone: creates the backbone as ``backbone(image_size, in_channels)``; see :class:`TimmFeatures`.
+        attention: creates the attention as ``attention(H, H)``; without attention the decoder sees the image before
+            the first word only.
+        sizes: of the RNN; each location of the image has H features too.
 
     References:
         Vinyals et al. 2015, "Show and Tell"; Xu et al. 2015, "Show, Attend and Tell".
@@ -56,9 +57,9 @@ class RNNCaptionNetwork(CaptionNetwork):
         sizes: RNNSizes = DEFAULT_SIZES,
     ) -> None:
         super().__init__()
-        self.backbone, features, grid = shown_to(backbone, image_size, in_channels)
+        self.backbone, features, grid = build_backbone(backbone, image_size, in_channels)
         dim = sizes.hidden_dim
-        self.places = GridEmbedding(features, dim, grid, dropout=sizes.dropout)
+        self.locations = GridEmbedding(features, dim, grid, dropout=sizes.dropout)
         if attention is None:
             self.decoder = FixedVectorDecoder(vocab_size, dim, dim, sizes, every_step=False)
         else:
@@ -66,5 +67,5 @@ class RNNCaptionNetwork(CaptionNetwork):
 
     def encode(self, features: Tensor) -> Encoded:
         """See :meth:`CaptionNetwork.encode`."""
-        places = self.places(features)
-        return Encoded(places, None, places.mean(dim=1))
+        locations = self.locations(features)  # (B, rows · columns, H)
+        return Encoded(locations, None, locations.mean(dim=1))

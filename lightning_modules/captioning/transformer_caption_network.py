@@ -8,40 +8,46 @@ from torch import Tensor, nn
 
 from attention_blocks import DecoderLayer, EncoderLayer, SinCosPosition2d, SinusoidalPosition, TransformerEncoder
 from lightning_modules.backbones.image_features import ResNetFeatures
-from lightning_modules.captioning.caption_network import Backbone, CaptionNetwork, GridEmbedding, GridPosition, shown_to
+from lightning_modules.captioning.caption_network import (
+    Backbone,
+    CaptionNetwork,
+    GridEmbedding,
+    GridPosition,
+    build_backbone,
+)
 from lightning_modules.text.text_decoder import Encoded
 from lightning_modules.text.transformer_text_decoder import TransformerTextDecoder, xavier
 
 
 class TransformerCaptionNetwork(CaptionNetwork):
-    """A backbone, encoder layers over the places of its map, and a Transformer decoder that writes about them.
+    """A backbone, encoder layers over the locations of its feature map, and a Transformer decoder.
 
     ::
 
-        image ─ backbone ─ places + positions ─ encoder layers ──┐ keys, values of every cross-attention
-                            words + positions ─ decoder layers ◀─┘ ─ output map ─▶ logits
+        image ─ backbone ─ locations + positions ─ encoder layers ──┐ keys, values of every cross-attention
+                               words + positions ─ decoder layers ◀─┘ ─ output layer ─▶ logits
 
     Args:
         vocab_size: V.
         image_size: height and width of the images.
         in_channels: C of the images.
-        backbone: makes the backbone as ``backbone(image_size, in_channels)``: the map of a CNN or, with
-            :class:`ViTFeatures`, patches that no convolution ever saw.
+        backbone: creates the backbone as ``backbone(image_size, in_channels)``: a CNN, or :class:`ViTFeatures` for a
+            network without any convolution.
         dim: D.
-        depth: layers of the decoder.
-        encoder_depth: layers over the places of the image; 0 where the backbone is a Transformer itself.
-        encoder_layer: makes each of these, as ``encoder_layer(dim, drop_path=rate)``.
-        decoder_layer: makes each layer of the decoder, as ``decoder_layer(dim, memory_dim=dim, drop_path=rate)``.
-        grid_position: makes the positions of the places, as ``grid_position(dim, (rows, columns))``.
-        position: makes the positions of the words, as ``position(dim)``.
-        dropout: share dropped of words and places with their positions; that of the layers is theirs.
+        depth: number of decoder layers.
+        encoder_depth: number of encoder layers over the locations of the image; 0 if the backbone is a Transformer.
+        encoder_layer: creates each encoder layer as ``encoder_layer(dim, drop_path=rate)``.
+        decoder_layer: creates each decoder layer as ``decoder_layer(dim, memory_dim=dim, drop_path=rate)``.
+        grid_position: creates the positions of the locations as ``grid_position(dim, (rows, columns))``.
+        position: creates the positions of the words as ``position(dim)``.
+        dropout: dropout rate of words and locations with their positions; the layers have their own.
 
     Raises:
         ValueError: ``encoder_depth`` is negative.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need"; Cornia et al. 2020, "Meshed-Memory Transformer for Image
-        Captioning", of which this is the plain form that it is compared with; Liu et al. 2021, "CPTR: Full Transformer
+        Captioning", whose baseline this is; Liu et al. 2021, "CPTR: Full Transformer
         Network for Image Captioning" (patches in place of a CNN).
 
     Example:
@@ -70,8 +76,8 @@ class TransformerCaptionNetwork(CaptionNetwork):
         super().__init__()
         if encoder_depth < 0:
             raise ValueError(f"encoder_depth must be 0 (none) or more, got {encoder_depth}")
-        self.backbone, features, grid = shown_to(backbone, image_size, in_channels)
-        self.places = GridEmbedding(features, dim, grid, position=grid_position, dropout=dropout)
+        self.backbone, features, grid = build_backbone(backbone, image_size, in_channels)
+        self.locations = GridEmbedding(features, dim, grid, position=grid_position, dropout=dropout)
         self.encoder = TransformerEncoder(dim, encoder_depth, layer=encoder_layer) if encoder_depth else None
         self.decoder: TransformerTextDecoder = TransformerTextDecoder(
             vocab_size, dim=dim, depth=depth, layer=decoder_layer, position=position, dropout=dropout
@@ -82,5 +88,5 @@ class TransformerCaptionNetwork(CaptionNetwork):
 
     def encode(self, features: Tensor) -> Encoded:
         """See :meth:`CaptionNetwork.encode`."""
-        places = self.places(features)
-        return Encoded(places if self.encoder is None else self.encoder(places).hidden, None, None)
+        locations = self.locations(features)  # (B, rows · columns, D)
+        return Encoded(locations if self.encoder is None else self.encoder(locations).hidden, None, None)

@@ -1,13 +1,12 @@
-"""The base of every classifier of images: loss, mixing, metrics, and raw images to named classes."""
+"""The base of every image classifier: loss, mixing, metrics, and named classes of raw images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -17,17 +16,17 @@ from torchvision.transforms import v2
 from attention_blocks.evaluating import evaluating
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.plots.figures import log_figure
-from lightning_modules.system.system import System, adamw
+from lightning_modules.system.system import System
 
 NetworkFactory = Callable[[int, tuple[int, int], int], nn.Module]
 ImageBatch = tuple[Tensor, Tensor]
 
 
 class Classification(NamedTuple):
-    """One guess at what an image shows.
+    """One predicted class of an image.
 
     Attributes:
-        label: the class's name, or its number as text where the names are not known.
+        label: the class's name, or its number as text if the names are not known.
         probability: from 0 to 1.
     """
 
@@ -39,22 +38,20 @@ class Classifier(System):
     """Trains any network that maps (B, C, H, W) to (B, num_classes) logits.
 
     Args:
-        num_classes: how many classes; linked to the data by the command line.
-        transform: makes a raw image the network's input; linked to the data by the command line.
-        network: makes the network as ``network(num_classes, (height, width), channels)``.
-        class_names: one a class, in order; linked to the data by the command line.
-        label_smoothing: share of the target spread over all classes.
+        num_classes: K; linked to the data by the command line.
+        transform: turns a raw image into the network's input; linked to the data by the command line.
+        network: creates the network as ``network(num_classes, (height, width), channels)``.
+        class_names: one per class, in order; linked to the data by the command line.
+        label_smoothing: fraction of the target's probability that is spread over all classes.
         mixup: alpha of mixup; 0 is off.
-        cutmix: alpha of cutmix; 0 is off. With both on, each batch takes one of them by chance.
-        optimizer: makes the optimiser from the parameters.
-        lr_scheduler: makes the schedule, stepped once a batch, from the optimiser; none when left out.
-        layer_decay: each layer, from the head down, learns at this share of the rate of the layer above it.
+        cutmix: alpha of CutMix; 0 is off. With both on, each batch takes one of them at random.
+        **arguments: those of :class:`System`.
 
     Attributes:
         network: the plain network, usable without a trainer.
 
     Raises:
-        ValueError: fewer than two classes, names that do not match their number, a share or alpha out of range.
+        ValueError: fewer than two classes, names that do not match their number, a fraction or alpha out of range.
 
     References:
         Szegedy et al. 2016, "Rethinking the Inception Architecture" (label smoothing); Zhang et al. 2018, "mixup";
@@ -70,16 +67,14 @@ class Classifier(System):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        layer_decay: float = 1.0,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, layer_decay)
+        super().__init__(**arguments)
         if not num_classes or num_classes < 2:  # None where the data does not say
-            raise ValueError(f"num_classes must be 2 or more to tell classes apart, got {num_classes}")
+            raise ValueError(f"num_classes must be 2 or more, got {num_classes}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
-                f"class_names has {len(class_names)} names for num_classes={num_classes}; give one a class"
+                f"class_names has {len(class_names)} names for num_classes={num_classes}; give one per class"
             )
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
@@ -106,7 +101,7 @@ class Classifier(System):
         return self.network(images)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch of images and class numbers, mixed where asked for."""
+        """Cross-entropy of a batch of images and class numbers, mixed if configured."""
         images, labels = batch
         if self._mixes:
             images, labels = self._mixes[int(torch.randint(len(self._mixes), ()))](images, labels)
@@ -137,15 +132,15 @@ class Classifier(System):
         return self(images).softmax(dim=-1)
 
     def classify(self, images: Sequence[RawImage] | Tensor, top: int = 5) -> list[list[Classification]]:
-        """Names what raw images show.
+        """Classifies raw images.
 
         Args:
             images: PIL images, arrays (H, W[, C]), tensors (C, H, W) or paths, of any size; or one tensor,
                 (B, C, H, W), of transformed images.
-            top: how many guesses an image, the likeliest first.
+            top: number of classes per image, the most probable first.
 
         Returns:
-            For each image its guesses.
+            The classes of each image.
 
         Raises:
             ValueError: ``top`` is below 1, there is no image, or one cannot be read.
@@ -161,7 +156,7 @@ class Classifier(System):
         ]
 
     def prepare(self, images: Sequence[RawImage] | Tensor) -> Tensor:
-        """Raw images as one batch for the network, (B, C, H, W), on its device; a batch stays what it is."""
+        """Raw images, or transformed ones, as one batch for the network, (B, C, H, W), on the system's device."""
         return self.transform.batch(images).to(self.device)
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
@@ -171,7 +166,7 @@ class Classifier(System):
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
-        """Logits as in evaluation, whatever mode the network is in."""
+        """Logits in evaluation mode, whatever mode the network is in."""
         with evaluating(self):
             return self(images)
 

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attention_blocks import EaseIn, FeatureMapAttention
 from attention_blocks.feature_maps.insert import follow_replaced
 from datamodules.images.image_transform import ImageTransform, RawImage
-from lightning_modules.backbones.attended import Places, attended
+from lightning_modules.backbones.attended import Locations, NetworkFactory, attended
 from lightning_modules.backbones.resnet import SmallResNet
-from lightning_modules.classification.classifier import Classifier, NetworkFactory
+from lightning_modules.classification.classifier import Classifier
 from lightning_modules.plots.figures import NoAttentionError, gates
-from lightning_modules.system.system import adamw
 
 
 class ConvClassifier(Classifier):
     """A CNN that classifies images, with any attention on feature maps, or none.
 
     ``ConvClassifier(10, ImageTransform(28, channels=1), attention=CBAM)`` is ready to be fitted on any loader of
-    ``(images, labels)``. The other arguments are those of :class:`Classifier`; ``layer_decay`` is the share of the
-    head's rate, and of new attention's, at which the backbone learns.
+    ``(images, labels)``.
 
     Args:
-        backbone: makes the network as ``backbone(num_classes, (height, width), channels)``: :class:`SmallResNet`,
-            :class:`TimmNetwork` for any CNN of timm, or one's own, whose head is its part of that name, or else the
-            last of its parts that has weights.
-        attention: makes a block as ``attention(channels)``; :class:`EaseIn` of one for a backbone that is trained.
-        where: behind which modules, see :func:`insert_attention`; where the backbone says when left out. Without
-            ``attention`` it says nothing.
+        num_classes: K; linked to the data by the command line.
+        transform: turns a raw image into the network's input; linked to the data by the command line.
+        network: creates the network as ``network(num_classes, (height, width), channels)``: :class:`SmallResNet`,
+            :class:`TimmNetwork` for any CNN of timm, or your own, whose head is its child of that name, or else its
+            last child that has weights.
+        attention: creates a block as ``attention(channels)``; :class:`EaseIn` of one for a trained network.
+        where: modules that the attention is inserted behind, see :func:`insert_attention`; defaults to the network's
+            ``attention_locations``.
+        **arguments: those of :class:`Classifier`; ``layer_decay`` scales the learning rate of everything but the head
+            and the inserted attention.
 
     Raises:
         ValueError: see :class:`Classifier` and :func:`insert_attention`.
-        TypeError: ``backbone`` makes no network.
+        TypeError: ``network`` does not create a network.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, inserted
@@ -50,36 +52,20 @@ class ConvClassifier(Classifier):
         self,
         num_classes: int,
         transform: ImageTransform,
-        backbone: NetworkFactory = SmallResNet,
+        network: NetworkFactory = SmallResNet,
         attention: Callable[[int], FeatureMapAttention] | None = None,
-        where: Places | None = None,
-        class_names: Sequence[str] | None = None,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        layer_decay: float = 1.0,
+        where: Locations | None = None,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            num_classes,
-            transform,
-            partial(attended, backbone=backbone, attention=attention, where=where),
-            class_names,
-            label_smoothing,
-            mixup,
-            cutmix,
-            optimizer,
-            lr_scheduler,
-            layer_decay,
-        )
+        build = partial(attended, network=network, attention=attention, where=where)
+        super().__init__(num_classes, transform, build, **arguments)
 
     def on_train_start(self) -> None:
-        """Finds the modules again that Lightning has replaced, as ``sync_batchnorm=True`` has it do."""
+        """Follows modules that Lightning has replaced, as ``sync_batchnorm=True`` makes it do."""
         follow_replaced(self.network)
 
     def layers(self) -> Sequence[nn.Module]:
-        """The backbone, as one layer: all but the head and what was inserted."""
+        """Everything but the head and the inserted attention, as one layer."""
         own = {name: child for name, child in self.network.named_children() if name != "inserted_attention"}
         with_weights = [name for name, child in own.items() if any(True for _ in child.parameters())]
         head = ["head"] if "head" in own else with_weights[-1:]
@@ -87,10 +73,10 @@ class ConvClassifier(Classifier):
 
     @torch.inference_mode()
     def attention_gates(self, images: Sequence[RawImage] | Tensor) -> dict[str, Tensor]:
-        """What multiplies the maps, block by block, for raw images or for a batch that is transformed already.
+        """Gates of every block for raw images, or for a batch of transformed ones.
 
         Returns:
-            By the names of block and gate, what :meth:`FeatureMapAttention.gates` gives.
+            The results of :meth:`FeatureMapAttention.gates`, by the names of block and gate.
         """
         found: dict[str, Tensor] = {}
 
@@ -108,10 +94,10 @@ class ConvClassifier(Classifier):
         return found
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
-        """Draws, beside each image, the gates of the last block at each size of map: places over it, channels as bars.
+        """Draws the gates of the last block at each resolution: locations over the image, channels as bars.
 
         Args:
-            images: raw images, or a batch that is transformed already, (B, C, H, W).
+            images: raw images, or a batch of transformed ones, (B, C, H, W).
 
         Raises:
             NoAttentionError: there is no attention in the network.
@@ -125,7 +111,7 @@ class ConvClassifier(Classifier):
 
 
 def _blocks(network: nn.Module) -> dict[str, FeatureMapAttention]:
-    """The blocks, by place if they were inserted, without the parts of others."""
+    """The attention blocks by module name, without the parts of other blocks."""
     found: dict[str, FeatureMapAttention] = {}
     for name, module in network.named_modules():
         gated = isinstance(module.block if isinstance(module, EaseIn) else module, FeatureMapAttention)
@@ -136,6 +122,6 @@ def _blocks(network: nn.Module) -> dict[str, FeatureMapAttention]:
 
 
 def _last_of_each_kind(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of all gates with one shape, the one nearest to the output."""
+    """The last gate of each shape."""
     last = {tuple(gate.shape[1:]): name for name, gate in found.items()}
     return {name: gate for name, gate in found.items() if name in last.values()}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -17,17 +16,16 @@ from lightning_modules.backbones.vit import VisionTransformer
 from lightning_modules.classification.classifier import Classifier
 from lightning_modules.plots.figures import overlay
 from lightning_modules.plots.rollout import attention_rollout
-from lightning_modules.system.system import adamw
 
 
 class AttentionMaps(NamedTuple):
-    """Where a ViT looked.
+    """Attention maps of a ViT.
 
     Attributes:
-        layers: every layer's map, from the input up, (B, N, T, T); the first of the T places are the class token
-            and the registers, then come the patches row by row.
+        layers: one map per layer, from the input up, (B, N, T, T); of the T tokens, the class token and the registers
+            come first, then the patches row by row.
         rollout: attention rollout over the patches, (B, rows, columns), each summing to 1: how much the class token
-            (or with mean pooling the mean patch) saw of each, through all layers.
+            (or with mean pooling the mean patch) attended to each patch through all layers.
     """
 
     layers: tuple[Tensor, ...]
@@ -37,14 +35,20 @@ class AttentionMaps(NamedTuple):
 class ViTClassifier(Classifier):
     """A Vision Transformer that classifies images.
 
-    ``ViTClassifier(10, ImageTransform(32), partial(VisionTransformer, patch_size=4, depth=6))`` is ready to be
-    fitted on any loader of ``(images, labels)``; :meth:`from_timm` starts from timm's weights. All arguments are
-    those of :class:`Classifier`.
+    ``ViTClassifier(10, ImageTransform(32), partial(VisionTransformer, patches=4, depth=6))`` is ready to be fitted on
+    any loader of ``(images, labels)``; :meth:`from_timm` starts from timm's weights.
+
+    Args:
+        num_classes: K; linked to the data by the command line.
+        transform: turns a raw image into the network's input; linked to the data by the command line.
+        network: creates the network as ``network(num_classes, (height, width), channels)``.
+        **arguments: those of :class:`Classifier`.
 
     Example:
-        >>> model = ViTClassifier(10, ImageTransform(8), partial(VisionTransformer, patch_size=2, dim=24, depth=2))
-        >>> [[guess]] = model.classify([torch.rand(3, 20, 30)], top=1)
-        >>> guess.label in "0123456789"
+        >>> from functools import partial
+        >>> model = ViTClassifier(10, ImageTransform(8), partial(VisionTransformer, patches=2, dim=24, depth=2))
+        >>> [[best]] = model.classify([torch.rand(3, 20, 30)], top=1)
+        >>> best.label in "0123456789"
         True
     """
 
@@ -55,26 +59,9 @@ class ViTClassifier(Classifier):
         num_classes: int,
         transform: ImageTransform,
         network: Callable[[int, tuple[int, int], int], VisionTransformer] = VisionTransformer,
-        class_names: Sequence[str] | None = None,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        layer_decay: float = 1.0,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            num_classes,
-            transform,
-            network,
-            class_names,
-            label_smoothing,
-            mixup,
-            cutmix,
-            optimizer,
-            lr_scheduler,
-            layer_decay,
-        )
+        super().__init__(num_classes, transform, network, **arguments)
 
     @classmethod
     def from_timm(
@@ -89,9 +76,9 @@ class ViTClassifier(Classifier):
 
         Args:
             name: such as "vit_tiny_patch16_224" or "deit_small_patch16_224.fb_in1k".
-            pretrained: take trained weights, downloaded by timm; random ones otherwise.
+            pretrained: whether to load trained weights, downloaded by timm.
             image_size: another resolution, to which the positions are resampled.
-            **arguments: constructor arguments of this class; with another ``num_classes`` the head starts anew.
+            **arguments: constructor arguments of this class; with another ``num_classes`` the head starts untrained.
 
         Raises:
             ValueError: timm has no such model, or it is not of the plain family.
@@ -119,21 +106,24 @@ class ViTClassifier(Classifier):
 
     @torch.inference_mode()
     def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
-        """Where the network looks in raw images, or in a batch that is transformed already, (B, C, H, W)."""
+        """Attention maps of raw images, or of a batch of transformed ones, (B, C, H, W)."""
         batch = self.prepare(images)
         with evaluating(self):
             maps = self.network.attention_maps(batch)
         rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
-        seen = rollout[:, 0, prefix:] if self.network.pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
-        seen = seen / seen.sum(dim=-1, keepdim=True)
+        if self.network.pool == "token":
+            patches = rollout[:, 0, prefix:]  # (B, rows · columns)
+        else:
+            patches = rollout[:, prefix:, prefix:].mean(dim=1)
+        patches = patches / patches.sum(dim=-1, keepdim=True)
         rows = batch.size(-2) // self.network.patch_size[0]
-        return AttentionMaps(maps, seen.view(len(batch), rows, -1))
+        return AttentionMaps(maps, patches.view(len(batch), rows, -1))
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
-        """Draws each image beside its attention rollout, under the likeliest class.
+        """Draws each image next to its attention rollout, titled with the most probable class.
 
         Args:
-            images: raw images, or a batch that is transformed already, (B, C, H, W).
+            images: raw images, or a batch of transformed ones, (B, C, H, W).
         """
         batch = self.prepare(images)
         best = self.predict(batch).softmax(dim=-1).max(dim=-1)

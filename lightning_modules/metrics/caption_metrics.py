@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from operator import or_
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from lightning_modules.metrics.text_records import TextRecords
 
 NGram = tuple[str, ...]
 Tokenize = Callable[[str], Sequence[str]]
@@ -129,37 +128,16 @@ class CaptionScore(Metric):
             self.sums += torch.tensor(found, dtype=self.sums.dtype, device=self.sums.device).sum(dim=0)
 
 
-class CaptionTexts(Metric):
-    """Base of the caption metrics that need everything at once: what a device saw is kept and gathered as bytes.
+class CaptionTexts(TextRecords):
+    """Base of the caption metrics that need every caption at once.
 
     Args:
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        tokenize: splits a text into words; ``str.split`` for texts that are split already.
     """
-
-    higher_is_better = True
-    full_state_update = False
-    texts: list[Tensor]
 
     def __init__(self, tokenize: Tokenize = caption_words) -> None:
         super().__init__()
         self.tokenize = tokenize
-        self.add_state("texts", [], dist_reduce_fx="cat")
-        self.keep([])
-
-    def reset(self) -> None:
-        """Forgets everything."""
-        super().reset()
-        # From a device that saw no text torchmetrics would gather no floats, beside the bytes of the others: a crash.
-        self.keep([])
-
-    def keep(self, records: Iterable[object]) -> None:
-        """Adds what JSON can say."""
-        lines = "".join(f"{json.dumps(record)}\n" for record in records)
-        self.texts.append(torch.tensor(bytearray(lines, "ascii"), dtype=torch.uint8, device=self.device))
-
-    def kept(self) -> list[Any]:
-        """Everything that was added, on all devices where these were synchronised."""
-        return [json.loads(line) for line in bytes(dim_zero_cat(self.texts).tolist()).splitlines()]
 
 
 class CaptionBLEU(CaptionScore):

@@ -13,16 +13,16 @@ from lightning_modules.metrics.text_metrics import CorpusScore
 
 
 class TextScores(nn.Module):
-    """What is measured of written text in one loop over a set.
+    """Metrics of one evaluation loop over generated text.
 
     Args:
-        texts: by their names, metrics whose ``update`` takes what was written, and for each text its references.
+        texts: metrics by name; their ``update`` takes generated texts and the references of each.
 
     Attributes:
-        loss: cross-entropy a token, without smoothing, in nats.
-        accuracy: share of tokens foretold right where all before them are given.
-        exact: share of the texts that are written just like a reference.
-        texts: the metrics of what was really written.
+        loss: mean cross-entropy per token, without label smoothing, in nats.
+        accuracy: fraction of tokens that are predicted correctly given all tokens before them.
+        exact: fraction of texts that equal a reference.
+        texts: as given.
     """
 
     def __init__(self, texts: Mapping[str, Metric]) -> None:
@@ -33,14 +33,14 @@ class TextScores(nn.Module):
         self.texts = nn.ModuleDict(texts)
 
     def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """Adds written sentences and what they are compared with."""
+        """Adds generated texts and their references."""
         same = [float(text in several) for text, several in zip(hypotheses, references, strict=True)]
         self.exact.update(torch.tensor(same))
         for metric in self.texts.values():
             cast(Metric, metric).update(hypotheses, references)
 
     def compute(self) -> dict[str, Tensor]:
-        """All of them, perplexity too, and the start of a new loop."""
+        """All scores, with the perplexity; then resets them for the next loop."""
         loss = self.loss.compute()
         scores = {
             "loss": loss,
@@ -54,5 +54,5 @@ class TextScores(nn.Module):
         return scores
 
     def signatures(self) -> dict[str, str]:
-        """What to print beside those numbers that others compute in other ways."""
+        """Settings to print next to the scores that others compute differently."""
         return {name: metric.signature() for name, metric in self.texts.items() if isinstance(metric, CorpusScore)}

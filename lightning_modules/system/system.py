@@ -1,4 +1,4 @@
-"""What every system shares: plain checkpoints that load alone, the optimiser, and the schedule."""
+"""The base of every system: self-contained checkpoints, the optimiser and its schedule."""
 
 from __future__ import annotations
 
@@ -24,60 +24,66 @@ from lightning_modules.system.parameter_groups import parameter_groups
 from lightning_modules.system.plain import import_object, import_path, to_plain
 from lightning_modules.system.schedules import LengthAwareSchedule
 
-# Lightning's own rebuilder of modules from plain arguments; the name is what its checkpoints carry.
+# Lightning's function that rebuilds modules from plain arguments, by the name that its checkpoints carry (tried: 2.6).
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
-# The plain arguments of the system that is being loaded: its constructor gets what was built from them.
+# Plain arguments of the system that is being loaded; its constructor receives the objects built from them.
 _loading: ContextVar[dict[str, Any] | None] = ContextVar("_loading", default=None)
 
 
 def adamw(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser of a system that is given none.
+    """The default optimiser: AdamW with a learning rate of 1e-3 and a weight decay of 0.05.
 
-    A function, since jsonargparse would mix what a default lambda says into whatever replaces it.
+    A function, since jsonargparse would mix the arguments of a default class into whatever class replaces it.
     """
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
 
 
 class System(LightningModule):
-    """Base of every system here: a network, its loss and metrics, its optimiser, and a checkpoint that is whole.
+    """Base of every system: a network with its loss, metrics and optimiser, and self-contained checkpoints.
 
-    What a system is built with goes into the checkpoint as plain data, whether the run came from Python or from the
-    command line, and ``System.load_from_checkpoint(path)`` builds the very class that was saved, with no other
-    argument. A subclass has nothing to do for it but to call ``super().__init__``.
+    The constructor's arguments go into the checkpoint as plain data, whether the run came from Python or from the
+    command line, and ``System.load_from_checkpoint(path)`` builds the class that was saved, with no other argument.
+    All that a subclass has to do is to call ``super().__init__``, passing on the arguments below.
 
     Args:
-        optimizer: makes the optimiser from the parameters.
-        lr_scheduler: makes the schedule, stepped once a batch, from the optimiser; none when left out.
-        layer_decay: each layer, from the head down, learns at this share of the rate of the layer above it; 1 is off.
+        optimizer: creates the optimiser from the parameters.
+        lr: learning rate; defaults to the optimiser's own. Lightning's ``LearningRateFinder`` sets it.
+        lr_scheduler: creates the schedule, stepped after every batch, from the optimiser; defaults to none.
+        layer_decay: factor of the learning rate from each of :meth:`layers` to the one below it; 1 is off.
 
     Raises:
-        ValueError: an argument, a subclass's own among them, has no description as plain data, or what is no plain
-            data has no annotation.
+        ValueError: ``lr`` is not positive or ``layer_decay`` outside (0, 1]; or an argument, a subclass's own
+            included, cannot be described as plain data or has no annotation to rebuild it by.
     """
 
     network: nn.Module
 
     def __init__(
         self,
+        *,
         optimizer: OptimizerCallable = adamw,
+        lr: float | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if lr is not None and not lr > 0.0:
+            raise ValueError(f"lr must be positive, got {lr}; leave it out for the optimiser's own")
         if not 0.0 < layer_decay <= 1.0:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}; 1 gives every layer the same rate")
+        self.lr = lr
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._layer_decay = layer_decay
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy with weights of its own, as weight averaging makes one, that shares what makes optimisers.
+        """Copies everything but the factories of optimiser and schedule, which both share.
 
-        From the command line that is bound to parser, trainer and data, and none of them is to be copied; where
-        several processes run, they cannot even be.
+        The command line's factories are bound to its parser, trainer and data, which must not be copied, and with
+        several processes cannot be.
         """
         for factory in (self._optimizer, self._lr_scheduler):
             memo[id(factory)] = factory
@@ -87,23 +93,23 @@ class System(LightningModule):
         return copied
 
     def layers(self) -> Sequence[nn.Module]:
-        """The modules that layer-wise decay counts as layers, from the input up; what is in none is the head's."""
+        """The layers for ``layer_decay``, from the input up; parameters in none of them belong to the head."""
         return []
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
-        """Inputs of the forward pass to trace it with, and for each the names of the axes whose size is free.
+        """Example inputs of the forward pass for tracing, and for each input the names of its dynamic axes.
 
         Raises:
-            ValueError: the system does not say.
+            ValueError: the system does not define it.
         """
         raise ValueError(f"{type(self).__name__} does not define export_inputs(), so it cannot be traced")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over the groups of :func:`parameter_groups`, and the schedule, stepped once a batch."""
+        """The optimiser over the groups of :func:`parameter_groups`, and the schedule, stepped after every batch."""
         groups = parameter_groups(self, self.layers() if self._layer_decay < 1.0 else [], self._layer_decay)
         optimizer = self._optimizer(groups)
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * group["lr_scale"]
+            group["lr"] = (group["lr"] if self.lr is None else self.lr) * group["lr_scale"]
         if self._lr_scheduler is None:
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
@@ -112,10 +118,10 @@ class System(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def save_hyperparameters(self, *args: Any, frame: Any = None, **kwargs: Any) -> None:  # noqa: ANN401
-        """Keeps the constructor's arguments, as Lightning's method does, and as plain data.
+        """Stores the constructor's arguments in ``hparams``, as plain data.
 
         Raises:
-            ValueError: an argument has no plain description, or no annotation to build it from one.
+            ValueError: an argument has no plain description, or no annotation to rebuild it by.
         """
         plain = _loading.get()
         if plain is None:
@@ -124,7 +130,7 @@ class System(LightningModule):
             plain = _describe(type(self), self.hparams)
             self.hparams.clear()
         path = import_path(type(self))
-        named = {"_class_path": path} if path else {}  # a class made inside a function has none; it alone can load it
+        named = {"_class_path": path} if path else {}  # a class defined inside a function has none; only it can load it
         super().save_hyperparameters({**plain, **named, "_instantiator": _INSTANTIATOR})
 
     @classmethod
@@ -137,19 +143,19 @@ class System(LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> Self:
-        """Builds the system that was saved, weights and all.
+        """Builds the system that was saved and loads its weights.
 
         Args:
-            checkpoint_path: the file.
-            map_location: where to put the weights; where they were when left out.
-            hparams_file: as in Lightning; never needed here.
-            strict: whether names must match exactly.
-            weights_only: read nothing but tensors and plain data, the safe default.
+            checkpoint_path: checkpoint file (.ckpt).
+            map_location: device for the weights; defaults to the one that they were saved from.
+            hparams_file: as in Lightning; not needed.
+            strict: whether the names of the weights must match exactly.
+            weights_only: read only tensors and plain data, the safe default.
             **kwargs: constructor arguments that replace the saved ones.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is truncated or no checkpoint, or holds a system of another class.
+            ValueError: the file is truncated or not a checkpoint, or holds a system of another class.
         """
         arguments = dict(read_checkpoint(checkpoint_path, weights_only)["hyper_parameters"])
         saved_class = _find_class(cls, arguments, checkpoint_path)
@@ -165,20 +171,25 @@ class System(LightningModule):
             _loading.reset(token)
 
 
-def _fixed_arguments(cls: type[System]) -> set[str]:
-    """The arguments of bases that a class gives itself: Lightning collects them too, but nobody may give them again."""
-    taken = ArgumentParser().add_class_arguments(cls, "system", fail_untyped=False)
-    inherited = {name for base in cls.__mro__[1:] for name in inspect.signature(base).parameters}
-    return {name for name in inherited if f"system.{name}" not in taken}
+def _parameters(cls: type[System]) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters, those that it passes on to its bases included."""
+    merged: dict[str, inspect.Parameter] = {}
+    for base in reversed(cls.__mro__):
+        if issubclass(base, System) and "__init__" in vars(base):
+            merged |= inspect.signature(base).parameters
+    return merged
 
 
 def _describe(cls: type[System], arguments: Mapping[str, object]) -> dict[str, object]:
     """The arguments of a constructor as plain data, without those that are its defaults."""
-    parameters, fixed = inspect.signature(cls).parameters, _fixed_arguments(cls)
+    # Lightning also collects the arguments of bases that a class fixes; these cannot be given again.
+    accepted = ArgumentParser().add_class_arguments(cls, "system", fail_untyped=False)
+    parameters = _parameters(cls)
     plain = {}
     for name, value in arguments.items():
         parameter = parameters.get(name)
-        if name.startswith("_") or name in fixed or (parameter is not None and value is parameter.default):
+        fixed = parameter is not None and f"system.{name}" not in accepted
+        if name.startswith("_") or fixed or (parameter is not None and value is parameter.default):
             continue
         plain[name] = to_plain(value, name)
         built = callable(value) or dataclasses.is_dataclass(value)
@@ -191,15 +202,15 @@ def _describe(cls: type[System], arguments: Mapping[str, object]) -> dict[str, o
 
 
 def read_checkpoint(path: str | Path | IO[bytes], weights_only: bool | None = True) -> dict[str, Any]:
-    """What a checkpoint of a System holds, its tensors being of the meta device.
+    """Content of a System's checkpoint, with tensors on the meta device.
 
     Args:
-        path: the file.
-        weights_only: read nothing but tensors and plain data.
+        path: checkpoint file.
+        weights_only: read only tensors and plain data.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or no checkpoint, or was saved by something else than a System.
+        ValueError: the file is truncated or not a checkpoint, or was not saved by a System.
     """
     if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint_path: there is no file {str(path)!r}")
@@ -208,8 +219,8 @@ def read_checkpoint(path: str | Path | IO[bytes], weights_only: bool | None = Tr
     except Exception as error:  # whatever broken bytes lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"checkpoint_path: {str(path)!r} cannot be read as a checkpoint ({reason}); it is truncated, or no "
-            "checkpoint at all, or holds pickled objects, which weights_only=False would read if you trust it"
+            f"checkpoint_path: {str(path)!r} cannot be read as a checkpoint ({reason}); it is truncated, not a "
+            "checkpoint, or holds pickled objects, which weights_only=False would read if you trust it"
         ) from error
     finally:
         if not isinstance(path, (str, Path)):

@@ -1,13 +1,14 @@
-"""The base of every system that writes text: its loss, its metrics from real decoding, its samples."""
+"""The base of every system that generates text, and of what it is trained for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -19,126 +20,119 @@ from lightning_modules.generation.decoding_strategy import DecodingStrategy
 from lightning_modules.generation.engine import generate
 from lightning_modules.metrics.text_metrics import CorpusBLEU, CorpusCHRF
 from lightning_modules.metrics.text_scores import TextScores
-from lightning_modules.system.system import System, adamw
+from lightning_modules.system.system import System
 from lightning_modules.text.linear_cross_entropy import linear_cross_entropy
 from lightning_modules.text.text_decoder import Encoded, TextDecoder
 
 
 class TextGenerator(System):
-    """Base of every system that writes text; a subclass says what is read, in :meth:`encode`.
+    """Base of every system that generates text; a subclass defines its input in :meth:`encode`.
 
     Args:
-        target_tokenizer: of the text that is written.
-        network: has the :class:`TextDecoder` as its ``decoder``.
-        label_smoothing: share of each target that is spread over the vocabulary.
-        strategy: how text is written in tests and predictions, a beam of 5 when left out; validation, of which there
-            is much, writes greedily.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes the schedule.
-        layer_decay: each of :meth:`layers`, from the last one down, learns at this share of the rate of what is above.
+        target_tokenizer: tokenizer of the generated text.
+        network: has a :class:`TextDecoder` as its ``decoder``.
+        objective: what the system is trained for; defaults to :class:`Likelihood`.
+        strategy: how text is generated in tests and predictions; defaults to a beam search of size 5. Validation
+            always decodes greedily.
+        **arguments: those of :class:`System`.
 
     Raises:
-        ValueError: ``label_smoothing`` outside [0, 1).
+        ValueError: the objective cannot train this decoder.
     """
 
     def __init__(
         self,
         target_tokenizer: Tokenizer,
         network: nn.Module,
-        label_smoothing: float = 0.0,
+        objective: Objective | None = None,
         strategy: DecodingStrategy | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        layer_decay: float = 1.0,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, layer_decay)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        super().__init__(**arguments)
         self.target_tokenizer = target_tokenizer
         self.network = network
+        self.objective = Likelihood() if objective is None else objective
         self.strategy = BeamSearch() if strategy is None else strategy
-        self._label_smoothing = label_smoothing
         self.val_scores = TextScores(self.text_metrics())
         self.test_scores = TextScores(self.text_metrics())
+        self.objective.check(self.decoder)
 
     @property
     def decoder(self) -> TextDecoder:
-        """What writes."""
+        """The network's text decoder."""
         decoder = self.network.decoder
         if not isinstance(decoder, TextDecoder):
             raise TypeError(f"the decoder of network must be a TextDecoder, got {type(decoder).__name__}")
         return decoder
 
     def encode(self, batch: Any) -> Encoded:  # noqa: ANN401
-        """What of a batch the decoder reads."""
+        """The decoder's memory of a batch."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(batch)")
 
     def target(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """The tokens that should be written, (B, T), from the first to the last special one, padded."""
+        """Target tokens, (B, T) int64, from the beginning to the end of the sentence, padded."""
         raise NotImplementedError(f"{type(self).__name__} must define target(batch)")
 
     def references(self, batch: Any) -> list[list[str]]:  # noqa: ANN401
-        """For each sentence of a batch the texts that what is written is compared with."""
+        """Reference texts of each row of a batch."""
         raise NotImplementedError(f"{type(self).__name__} must define references(batch)")
 
     def length_limit(self, batch: Any) -> int | Tensor:  # noqa: ANN401
-        """How many tokens may be written at most, (B,) or one number for all."""
+        """Maximum number of generated tokens, (B,) or one number for all rows."""
         raise NotImplementedError(f"{type(self).__name__} must define length_limit(batch)")
 
+    def rewards(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
+        """Score of each text, the higher the better, (n,), which :class:`SelfCritical` maximises.
+
+        Args:
+            texts: n generated texts.
+            references: reference texts of each.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define rewards(texts, references)")
+
     def text_metrics(self) -> dict[str, Metric]:
-        """What is measured of written text, besides the share that is exact: BLEU, with case and without, and chrF."""
+        """Metrics of generated text: BLEU, cased and lower-cased, and chrF; the exact match is always computed."""
         return {"bleu": CorpusBLEU(), "bleu_lower": CorpusBLEU(lowercase=True), "chrf": CorpusCHRF()}
 
-    def decoder_arguments(self) -> Mapping[str, float]:
-        """Further arguments of the decoder in training; none unless a system has some."""
-        return {}
+    def progress(self) -> float:
+        """Fraction of the training that is done, 0 at the first step and 1 at the last.
+
+        Raises:
+            ValueError: the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError(
+                f"objective={self.objective} needs the training's length; give the trainer max_epochs or max_steps"
+            )
+        return min(1.0, self.global_step / max(1, steps - 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ANN401
-        """See :meth:`loss`."""
-        loss = self.loss(batch)
+        """The loss of :attr:`objective`."""
+        loss = self.objective.loss(self, batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(self.target(batch)))
         return loss
 
-    def loss(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """What is trained for: cross-entropy of each token given those before it, a mean over the tokens."""
-        target = self.target(batch)
-        features = self.decoder(target[:, :-1], self.encode(batch), **self.decoder_arguments())
-        return self.cross_entropy(features, target, self._label_smoothing)
-
-    def cross_entropy(self, features: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-        """Of the tokens that are no padding, their mean.
-
-        Args:
-            features: (B, T - 1, R), from which each next token is told.
-            target: (B, T), as :meth:`target` gives it.
-            label_smoothing: share of each target that is spread over the vocabulary.
-        """
-        labels, output = target[:, 1:], self.decoder.output
-        real = labels != self.target_tokenizer.pad_id
-        return linear_cross_entropy(
-            features[real], output.weight, output.bias, labels[real], label_smoothing=label_smoothing
-        )
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Loss and token accuracy of the given text, and what is written greedily."""
+        """Loss and token accuracy under teacher forcing, and the metrics of greedily decoded text."""
         self._evaluate(batch, self.val_scores, BeamSearch(size=1))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs loss, perplexity, token accuracy, BLEU and chrF."""
+        """Logs loss, perplexity, token accuracy and the text metrics."""
         self._finish("val", self.val_scores)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """As validation, written by :attr:`strategy`."""
+        """As in validation, with text generated by :attr:`strategy`."""
         self._evaluate(batch, self.test_scores, self.strategy)
 
     def on_test_epoch_end(self) -> None:
-        """Logs what validation logs, and says by which signatures BLEU and chrF can be compared."""
+        """Logs what validation logs, and prints the signatures of BLEU and chrF."""
         self._finish("test", self.test_scores)
         for name, signature in self.test_scores.signatures().items():
             rank_zero_info(f"test/{name}: {signature}")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[str]:  # noqa: ANN401
-        """What is written for each sentence or image."""
+        """The generated text of each row."""
         return self.texts(self.write(batch))
 
     def write(
@@ -150,14 +144,14 @@ class TextGenerator(System):
         need_weights: bool = False,
         memory: Encoded | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best hypotheses for each row of a batch, the best one first.
+        """Generates the best hypotheses of each row of a batch, the best one first.
 
         Args:
-            batch: as the data gives it.
-            strategy: the system's own when left out.
-            n_best: how many for each.
-            need_weights: also tell where each token was looked for.
-            memory: the batch as :meth:`encode` gives it, where that is known already.
+            batch: a batch of the DataModule.
+            strategy: defaults to the system's own.
+            n_best: number of hypotheses per row.
+            need_weights: also return attention maps.
+            memory: the batch as :meth:`encode` returns it, if it is known already.
         """
         tokenizer = self.target_tokenizer
         return generate(
@@ -179,10 +173,10 @@ class TextGenerator(System):
 
     def _evaluate(self, batch: Any, scores: TextScores, strategy: DecodingStrategy) -> None:  # noqa: ANN401
         target, memory = self.target(batch), self.encode(batch)
-        features, labels = self.decoder(target[:, :-1], memory), target[:, 1:]
+        features, labels = self.decoder(target[:, :-1], memory), target[:, 1:]  # (B, T - 1, R), (B, T - 1)
         real = labels != self.target_tokenizer.pad_id
-        # Of what is no padding alone: one text of a thousand words makes all others as long.
-        logits, labels = self.decoder.output(features[real]).float(), labels[real]
+        # Logits of real tokens only: one text of a thousand words would make all others as long.
+        logits, labels = self.decoder.output(features[real]).float(), labels[real]  # (M, V), (M,)
         scores.loss.update(F.cross_entropy(logits, labels, reduction="none"))
         scores.accuracy.update((logits.argmax(dim=-1) == labels).float())
         scores.update(self.texts(self.write(batch, strategy, memory=memory)), self.references(batch))
@@ -190,6 +184,69 @@ class TextGenerator(System):
     def _finish(self, stage: str, scores: TextScores) -> None:
         found = scores.compute()
         shown = {f"{stage}/{name}": value for name, value in found.items() if math.isfinite(value)}
-        self.log_dict(
-            shown, prog_bar=True, sync_dist=True
-        )  # the same in every process already; said for Lightning's sake
+        # Equal in every process already; Lightning asks for it all the same.
+        self.log_dict(shown, prog_bar=True, sync_dist=True)
+
+
+class Objective(ABC):
+    """Base of what a :class:`TextGenerator` is trained for; a frozen dataclass, so that checkpoints can describe it."""
+
+    def check(self, decoder: TextDecoder) -> None:  # noqa: B027 # most objectives train any decoder
+        """Refuses a decoder that cannot be trained for this objective.
+
+        Raises:
+            ValueError: the decoder is of the wrong kind.
+        """
+
+    @abstractmethod
+    def loss(self, system: TextGenerator, batch: Any) -> Tensor:  # noqa: ANN401
+        """Loss of a batch, a scalar.
+
+        Args:
+            system: the system in training.
+            batch: a batch of its DataModule.
+        """
+
+
+@dataclass(frozen=True)
+class Likelihood(Objective):
+    """Maximum likelihood: mean cross-entropy of each target token given those before it.
+
+    Args:
+        label_smoothing: fraction of each target's probability that is spread over the vocabulary.
+
+    Raises:
+        ValueError: ``label_smoothing`` outside [0, 1).
+
+    References:
+        Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision" (label smoothing).
+
+    Example:
+        >>> Likelihood(label_smoothing=0.1)
+        Likelihood(label_smoothing=0.1)
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+    def loss(self, system: TextGenerator, batch: Any) -> Tensor:  # noqa: ANN401
+        """See :meth:`Objective.loss`."""
+        target = system.target(batch)
+        return self.cross_entropy(system, system.decoder(target[:, :-1], system.encode(batch)), target)
+
+    def cross_entropy(self, system: TextGenerator, features: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy of the tokens that are not padding.
+
+        Args:
+            system: the system in training.
+            features: the decoder's, (B, T - 1, R), from which each next token is predicted.
+            target: target tokens, (B, T) int64.
+        """
+        labels, output = target[:, 1:], system.decoder.output
+        real = labels != system.target_tokenizer.pad_id
+        return linear_cross_entropy(
+            features[real], output.weight, output.bias, labels[real], label_smoothing=self.label_smoothing
+        )

@@ -1,13 +1,13 @@
-"""Text to text: what every translation system shares."""
+"""The base of every system that translates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from matplotlib.figure import Figure
+from sacrebleu import sentence_chrf
 from torch import Tensor
 
 from attention_blocks.evaluating import evaluating
@@ -15,23 +15,19 @@ from datamodules.text.text_batch import TextBatch
 from datamodules.tokenizers.tokenizer import Tokenizer
 from lightning_modules.generation.decoding_strategy import DecodingStrategy
 from lightning_modules.plots.figures import NoAttentionError, alignment
-from lightning_modules.system.system import adamw
 from lightning_modules.text.text_decoder import Encoded
 from lightning_modules.text.text_generator import TextGenerator
 from lightning_modules.translation.seq2seq_network import Seq2SeqNetwork
 
 
 class Seq2Seq(TextGenerator):
-    """Translates; the network decides how.
+    """Translates with any network.
 
     Args:
-        source_tokenizer: of the text that is read.
-        target_tokenizer: of the text that is written.
-        network: makes the network from the two vocabulary sizes.
-        label_smoothing: share of each target that is spread over the vocabulary.
-        strategy: how text is written in tests, predictions and :meth:`translate`; validation writes greedily.
-        optimizer: makes the optimiser.
-        lr_scheduler: makes the schedule.
+        source_tokenizer: tokenizer of the input text; linked to the data by the command line.
+        target_tokenizer: tokenizer of the generated text; linked to the data by the command line.
+        network: creates the network as ``network(source_vocab_size, target_vocab_size)``.
+        **arguments: those of :class:`TextGenerator`.
     """
 
     network: Seq2SeqNetwork
@@ -41,19 +37,9 @@ class Seq2Seq(TextGenerator):
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         network: Callable[[int, int], Seq2SeqNetwork],
-        label_smoothing: float = 0.0,
-        strategy: DecodingStrategy | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            target_tokenizer,
-            network(len(source_tokenizer), len(target_tokenizer)),
-            label_smoothing,
-            strategy,
-            optimizer,
-            lr_scheduler,
-        )
+        super().__init__(target_tokenizer, network(len(source_tokenizer), len(target_tokenizer)), **arguments)
         self.source_tokenizer = source_tokenizer
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
@@ -72,12 +58,17 @@ class Seq2Seq(TextGenerator):
         """See :meth:`TextGenerator.references`."""
         return [[text] for text in batch.target_texts]
 
+    def rewards(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Tensor:
+        """ChrF of each sentence, from 0 to 1; see :meth:`TextGenerator.rewards`."""
+        scores = [sentence_chrf(text, list(several)).score for text, several in zip(texts, references, strict=True)]
+        return torch.tensor(scores, device=self.device) / 100
+
     def length_limit(self, batch: TextBatch) -> Tensor:
-        """Four times the source and some, which only a loop without end reaches."""
+        """Four times the source's length plus 16, which only endless repetition reaches."""
         return 4 * batch.source_lengths + 16
 
     def prepare(self, texts: Sequence[str]) -> TextBatch:
-        """Raw text as a batch without targets, on the network's device."""
+        """Raw text as a batch without targets, on the system's device."""
         eos, pad = self.source_tokenizer.eos_id, self.source_tokenizer.pad_id
         ids = [[*tokens, eos] for tokens in self.source_tokenizer.encode(texts)]
         lengths = torch.tensor([len(tokens) for tokens in ids], device=self.device)
@@ -97,15 +88,15 @@ class Seq2Seq(TextGenerator):
     def translate(
         self, texts: Sequence[str], strategy: DecodingStrategy | None = None, *, batch_size: int = 64
     ) -> list[str]:
-        """Translates sentences, in their order; an empty one stays empty.
+        """Translates sentences, in their order; an empty sentence stays empty.
 
         Args:
             texts: raw text.
-            strategy: the system's own when left out.
-            batch_size: how many at a time; similar lengths go together.
+            strategy: defaults to the system's own.
+            batch_size: sentences per batch; sentences of similar length share one.
 
         Raises:
-            TypeError: ``texts`` is one text and no list of them.
+            TypeError: ``texts`` is a single text instead of a list.
             ValueError: ``batch_size`` is below 1.
         """
         if isinstance(texts, str):
@@ -121,19 +112,19 @@ class Seq2Seq(TextGenerator):
         return translations
 
     def plot(self, texts: Sequence[str]) -> Figure:
-        """Draws where each token of a translation looked in its source.
+        """Draws the attention of each generated token over its source sentence.
 
         Args:
             texts: raw text.
 
         Raises:
-            NoAttentionError: the decoder has none.
+            NoAttentionError: the decoder has no attention.
             ValueError: there is no text.
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"texts must be a list of at least one sentence, got {texts!r}")
         if not self.decoder.attends:
-            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so nothing shows where it looked")
+            raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so there is no map to draw")
         batch = self.prepare(texts)
         with evaluating(self), torch.inference_mode():
             best = [hypotheses[0] for hypotheses in self.write(batch, need_weights=True)]
@@ -144,7 +135,7 @@ class Seq2Seq(TextGenerator):
 
 
 def _by_length(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the texts that say something, the longest first, a batch at a time."""
+    """Indices of the texts that are not empty, the longest first, batch by batch."""
     indices = sorted((i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(texts[i]), reverse=True)
     for start in range(0, len(indices), batch_size):
         yield indices[start : start + batch_size]

@@ -8,23 +8,23 @@ from lightning_modules.text.text_decoder import Encoded, TextDecoder
 
 
 class Seq2SeqNetwork(nn.Module):
-    """Base of the networks that read one sentence and write another.
+    """Base of the networks that map one sentence to another.
 
     Attributes:
-        decoder: what writes.
+        decoder: generates the target.
     """
 
     decoder: TextDecoder
 
     def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
-        """Reads sentences.
+        """Encodes source sentences.
 
         Args:
             source: (B, T) int64, padded.
-            lengths: (B,), how many tokens of each row are real.
+            lengths: (B,) int64, tokens of each row without padding.
         """
         raise NotImplementedError(f"{type(self).__name__} must define encode(source, lengths)")
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """Logits of each next token, (B, T, V), of a target that is known, (B, T)."""
+        """Logits of each next token, (B, T, V), given the target, (B, T) int64."""
         return self.decoder.output(self.decoder(target, self.encode(source, lengths)))

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from typing_extensions import Self
 
 from datamodules.tokenizers.tokenizer import Tokenizer
-from lightning_modules.generation.decoding_strategy import DecodingStrategy
-from lightning_modules.system.system import adamw
 from lightning_modules.translation import marian
 from lightning_modules.translation.seq2seq import Seq2Seq
 from lightning_modules.translation.transformer_translator import TransformerTranslator
@@ -21,9 +18,15 @@ if TYPE_CHECKING:
 
 
 class TransformerSeq2Seq(Seq2Seq):
-    """Translates with a Transformer; all arguments are those of :class:`Seq2Seq`.
+    """Translates with a Transformer.
 
     :meth:`from_marian` starts from any of the more than a thousand language pairs of OPUS-MT.
+
+    Args:
+        source_tokenizer: tokenizer of the input text.
+        target_tokenizer: tokenizer of the generated text.
+        network: creates the network from the two vocabulary sizes.
+        **arguments: those of :class:`Seq2Seq`.
     """
 
     network: TransformerTranslator
@@ -33,14 +36,9 @@ class TransformerSeq2Seq(Seq2Seq):
         source_tokenizer: Tokenizer,
         target_tokenizer: Tokenizer,
         network: Callable[[int, int], TransformerTranslator] = TransformerTranslator,
-        label_smoothing: float = 0.1,
-        strategy: DecodingStrategy | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        **arguments: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            source_tokenizer, target_tokenizer, network, label_smoothing, strategy, optimizer, lr_scheduler
-        )
+        super().__init__(source_tokenizer, target_tokenizer, network, **arguments)
 
     @classmethod
     def from_marian(
@@ -58,7 +56,7 @@ class TransformerSeq2Seq(Seq2Seq):
 
         Raises:
             ImportError: ``transformers`` or ``sentencepiece`` is not installed.
-            ValueError: the model is no Marian model, or has a part that differs from those of OPUS-MT.
+            ValueError: the model is not a Marian model, or has parts that OPUS-MT's models do not have.
         """
         theirs, their_tokenizer = marian.load_marian(model, tokenizer)
         source, target = marian.tokenizers_like(theirs, their_tokenizer)

@@ -19,27 +19,27 @@ Tied = Literal["none", "target", "all"]
 
 
 class TransformerTranslator(Seq2SeqNetwork):
-    """A Transformer encoder over one sentence, and a Transformer decoder that writes another.
+    """A Transformer encoder and a Transformer decoder.
 
     ::
 
         source ─ embed + positions ─ encoder ──┐ keys, values of every cross-attention
-        target ─ embed + positions ─ decoder ◀─┘ ─ output map ─▶ logits
+        target ─ embed + positions ─ decoder ◀─┘ ─ output layer ─▶ logits
 
     Args:
         source_vocab_size: V of the source.
         target_vocab_size: V of the target.
         dim: D.
-        depth: how many layers the encoder has, and the decoder too unless ``decoder_depth`` says otherwise.
-        decoder_depth: layers of the decoder.
-        encoder_layer: makes each layer of the encoder, as ``encoder_layer(dim, drop_path=rate)``.
-        decoder_layer: makes each layer of the decoder, as ``decoder_layer(dim, memory_dim=dim, drop_path=rate)``.
-        position: makes the positions of each side, as ``position(dim)``; ``torch.nn.Identity`` will not do where
-            the attentions have rotary ones: :class:`NoPosition` will.
-        dropout: share dropped of embeddings with positions; that of the layers is theirs.
-        tie_embeddings: "target": the output map has the weights of the target's embedding; "all": so has the source's
-            embedding, which needs one shared vocabulary; "none".
-        output_bias: whether the output map has a bias, which the paper's has not.
+        depth: number of encoder layers.
+        decoder_depth: number of decoder layers; defaults to ``depth``.
+        encoder_layer: creates each encoder layer as ``encoder_layer(dim, drop_path=rate)``.
+        decoder_layer: creates each decoder layer as ``decoder_layer(dim, memory_dim=dim, drop_path=rate)``.
+        position: creates the positions of each side as ``position(dim)``; :class:`NoPosition` if the attention blocks
+            have positions of their own.
+        dropout: dropout rate of the embeddings with positions; the layers have their own.
+        tie_embeddings: "target": the output layer shares the weights of the target embedding; "all": the source
+            embedding shares them too, which needs one vocabulary for both sides; "none".
+        output_bias: whether the output layer has a bias; the paper's has none.
 
     Raises:
         ValueError: an unknown ``tie_embeddings``, or "all" with vocabularies of two sizes.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.caption_quality import COLUMNS, row
 from datamodules import CaptionBatch, DigitGridDataModule
-from lightning_modules import BeamSearch, Hypothesis, ResNetFeatures, RNNCaptioner, RNNSizes
+from lightning_modules import BeamSearch, Hypothesis, RNNCaptioner, RNNCaptionNetwork, RNNSizes
 
 DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=70)
 
 
 def test_a_line_a_beam_of_what_is_written() -> None:
     """The references themselves with a beam of 3, and with one of 1 always the same: by 64 images, and all of them."""
-    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, ResNetFeatures, sizes=RNNSizes(8, 16))
+    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, partial(RNNCaptionNetwork, sizes=RNNSizes(8, 16)))
     dataset = DATA.dataset("test")
 
     def write(batch: CaptionBatch, strategy: BeamSearch, **_: object) -> list[list[Hypothesis]]:

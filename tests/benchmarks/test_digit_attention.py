@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from attention_blocks import AdditiveAttention
 from benchmarks.digit_attention import measure
 from datamodules import CaptionBatch, DigitGridDataModule
 from datamodules.captions.digit_grids import NUMERALS
-from lightning_modules import Hypothesis, ResNetFeatures, RNNCaptioner, RNNSizes
+from lightning_modules import Hypothesis, RNNCaptioner, RNNCaptionNetwork, RNNSizes
 
 DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=30)
 
@@ -28,7 +29,11 @@ def stub(
 
     At the article before the digit it looks at what ``look_before`` makes of that cell.
     """
-    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, ResNetFeatures, AdditiveAttention, RNNSizes(8, 16))
+    system = RNNCaptioner(
+        DATA.target_tokenizer,
+        DATA.transform,
+        partial(RNNCaptionNetwork, attention=AdditiveAttention, sizes=RNNSizes(8, 16)),
+    )
 
     def write(batch: CaptionBatch, **_: object) -> list[list[Hypothesis]]:
         found = []

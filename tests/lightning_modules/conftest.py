@@ -51,6 +51,7 @@ from lightning_modules import (
     LuongDecoder,
     ResNetFeatures,
     RNNCaptioner,
+    RNNCaptionNetwork,
     RNNSeq2Seq,
     RNNSizes,
     RNNTranslator,
@@ -66,7 +67,7 @@ from lightning_modules import (
 from lightning_modules.cli.lightning_cli import SystemCLI, main
 
 Loader = DataLoader[tuple[Tensor, ...]]
-TINY = partial(VisionTransformer, patch_size=4, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2))
+TINY = partial(VisionTransformer, patches=4, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2))
 # The recipe of the digits, made so small that a run takes half a second.
 TINY_DIGITS = [
     "--config",
@@ -245,12 +246,12 @@ SMALL_TRANSFORMER = partial(
     dropout=0.0,
     output_bias=True,
 )
-SMALL_RNN = partial(RNNTranslator, embedding_dim=8, hidden_dim=16)
+SMALL_RNN = partial(RNNTranslator, sizes=RNNSizes(8, 16))
 TRANSLATORS: dict[str, Callable[..., Seq2Seq]] = {
     "transformer": partial(TransformerSeq2Seq, network=SMALL_TRANSFORMER),
     "unbiased": partial(TransformerSeq2Seq, network=partial(SMALL_TRANSFORMER, output_bias=False)),
     "bahdanau": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=BahdanauDecoder)),
-    "luong": partial(RNNSeq2Seq, network=partial(SMALL_RNN, cell="lstm", decoder=LuongDecoder)),
+    "luong": partial(RNNSeq2Seq, network=partial(SMALL_RNN, sizes=RNNSizes(8, 16, "lstm"), decoder=LuongDecoder)),
     "fixed": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=FixedVectorDecoder)),
 }
 
@@ -406,13 +407,14 @@ def sentences() -> list[str]:
 
 CAPTIONS = ["a dog runs", "two cats sleep in the snow", "snow"]
 TINY_RESNET = partial(ResNetFeatures, widths=(8, 12), depth=1)
-TINY_PATCHES = partial(ViTFeatures, network=partial(VisionTransformer, patch_size=8, dim=24, depth=1))
+TINY_PATCHES = partial(ViTFeatures, network=partial(VisionTransformer, patches=8, dim=24, depth=1))
+CAPTION_RNN = partial(
+    RNNCaptionNetwork, backbone=TINY_RESNET, attention=AdditiveAttention, sizes=RNNSizes(8, 16, "gru")
+)
 CAPTION_TRANSFORMER = partial(TransformerCaptionNetwork, dim=16, depth=1, dropout=0.0)
 CAPTIONERS: dict[str, Callable[..., Captioner]] = {
-    "show-and-tell": partial(RNNCaptioner, backbone=TINY_RESNET, sizes=RNNSizes(8, 16, "lstm")),
-    "show-attend-and-tell": partial(
-        RNNCaptioner, backbone=TINY_RESNET, attention=AdditiveAttention, sizes=RNNSizes(8, 16, "gru")
-    ),
+    "show-and-tell": partial(RNNCaptioner, network=partial(CAPTION_RNN, attention=None, sizes=RNNSizes(8, 16, "lstm"))),
+    "show-attend-and-tell": partial(RNNCaptioner, network=CAPTION_RNN),
     "transformer": partial(TransformerCaptioner, network=partial(CAPTION_TRANSFORMER, backbone=TINY_RESNET)),
     "patches": partial(
         TransformerCaptioner, network=partial(CAPTION_TRANSFORMER, backbone=TINY_PATCHES, encoder_depth=0)

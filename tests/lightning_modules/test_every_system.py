@@ -28,15 +28,18 @@ from lightning_modules import (
     Captioner,
     Classifier,
     ConvClassifier,
+    DoublyStochastic,
     FixedVectorDecoder,
     LengthPenalty,
     Likelihood,
     LuongDecoder,
     Noam,
     RNNCaptioner,
+    RNNCaptionNetwork,
     RNNSeq2Seq,
     RNNSizes,
     RNNTranslator,
+    ScheduledSampling,
     SelfCritical,
     Seq2Seq,
     SmallResNet,
@@ -74,7 +77,7 @@ class Example(NamedTuple):
     inputs: Callable[[], tuple[Tensor, ...]]
 
 
-TINY_VIT = partial(VisionTransformer, patch_size=4, dim=16, depth=1, attention=vit_attention)
+TINY_VIT = partial(VisionTransformer, patches=4, dim=16, depth=1, attention=vit_attention)
 CLASSIFIER = partial(
     Classifier,
     3,
@@ -89,7 +92,7 @@ CLASSIFIER = partial(
 )
 CLASSIFIER_WORDS = (
     *("--data", "DigitsDataModule", "--data.batch_size", "8"),
-    *("--model.network", "lightning_modules.VisionTransformer", "--model.network.init_args.patch_size", "4"),
+    *("--model.network", "lightning_modules.VisionTransformer", "--model.network.init_args.patches", "4"),
     *("--model.network.init_args.dim", "16", "--model.network.init_args.depth", "1"),
     *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25"),
     *("--model.lr_scheduler", "WarmupCosine", "--model.layer_decay", "0.75", "--model.mixup", "0.5"),
@@ -109,12 +112,13 @@ DECIMAL, BINARY = Word().train(["0 1 2 3 4 5 6 7 8 9"]), Word().train(["zero one
 TEXT_WORDS = (
     *("--data", "NumberBasesDataModule", "--data.limit", "300"),
     *("--data.train_size", "60", "--data.val_size", "9", "--data.test_size", "9", "--data.max_tokens", "99"),
-    *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25", "--model.label_smoothing", "0.125"),
+    *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25", "--model.objective", "Likelihood"),
+    *("--model.objective.label_smoothing", "0.125"),
     *("--model.strategy", "BeamSearch", "--model.strategy.size", "2"),
 )
 RNN_WORDS = (
-    *("--model.network", "lightning_modules.RNNTranslator", "--model.network.init_args.embedding_dim", "8"),
-    *("--model.network.init_args.hidden_dim", "16", "--model.network.init_args.cell", "lstm"),
+    *("--model.network", "lightning_modules.RNNTranslator", "--model.network.init_args.sizes.embedding_dim", "8"),
+    *("--model.network.init_args.sizes.hidden_dim", "16", "--model.network.init_args.sizes.cell", "lstm"),
     *("--model.network.init_args.decoder", "lightning_modules.LuongDecoder"),
     *("--model.network.init_args.decoder.init_args.attention", "attention_blocks.AdditiveAttention"),
     *("--model.network.init_args.decoder.init_args.input_feeding", "false"),
@@ -125,11 +129,11 @@ TRANSFORMER_WORDS = (
     *("--model.lr_scheduler", "Noam", "--model.lr_scheduler.dim", "16", "--model.lr_scheduler.warmup_steps", "2"),
 )
 TEXT: dict[str, Any] = {
-    "label_smoothing": 0.125,
+    "objective": Likelihood(label_smoothing=0.125),
     "strategy": BeamSearch(size=2, length_penalty=LengthPenalty(alpha=0.5)),
     "optimizer": partial(SGD, lr=0.25),
 }
-RNN = partial(RNNTranslator, embedding_dim=8, hidden_dim=16, cell="lstm")
+RNN = partial(RNNTranslator, sizes=RNNSizes(8, 16, "lstm"))
 
 
 def numbers() -> DataLoader[TextBatch]:
@@ -144,8 +148,8 @@ def sentences() -> tuple[Tensor, ...]:
 
 CONV_WORDS = (
     *("--data", "DigitsDataModule", "--data.batch_size", "8"),
-    *("--model.backbone", "SmallResNet", "--model.backbone.init_args.widths", "[8]"),
-    *("--model.backbone.init_args.depth", "1", "--model.attention", "CBAM", "--model.attention.reduction", "4"),
+    *("--model.network", "SmallResNet", "--model.network.init_args.widths", "[8]"),
+    *("--model.network.init_args.depth", "1", "--model.attention", "CBAM", "--model.attention.reduction", "4"),
     *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.25"),
     *("--model.lr_scheduler", "WarmupCosine", "--model.layer_decay", "0.75", "--model.mixup", "0.5"),
 )
@@ -159,17 +163,20 @@ GRID_WORDS = (
     *("--model.strategy", "BeamSearch", "--model.strategy.size", "2"),
 )
 RNN_CAPTION_WORDS = (
-    *("--model.backbone", "ResNetFeatures", "--model.backbone.init_args.widths", "[8]"),
-    *("--model.backbone.init_args.depth", "1", "--model.attention", "attention_blocks.AdditiveAttention"),
-    *("--model.sizes.embedding_dim", "8", "--model.sizes.hidden_dim", "16", "--model.sizes.cell", "lstm"),
-    *("--model.objective", "Likelihood", "--model.objective.doubly_stochastic", "0.5"),
+    *("--model.network", "lightning_modules.RNNCaptionNetwork"),
+    *("--model.network.init_args.backbone", "ResNetFeatures", "--model.network.init_args.backbone.widths", "[8]"),
+    *("--model.network.init_args.backbone.depth", "1"),
+    *("--model.network.init_args.attention", "attention_blocks.AdditiveAttention"),
+    *("--model.network.init_args.sizes.embedding_dim", "8", "--model.network.init_args.sizes.hidden_dim", "16"),
+    *("--model.network.init_args.sizes.cell", "lstm"),
+    *("--model.objective", "DoublyStochastic", "--model.objective.weight", "0.5"),
 )
 TRANSFORMER_CAPTION_WORDS = (
     *("--model.network", "lightning_modules.TransformerCaptionNetwork", "--model.network.init_args.dim", "16"),
     *("--model.network.init_args.depth", "1", "--model.network.init_args.encoder_depth", "0"),
     *("--model.network.init_args.backbone", "lightning_modules.ViTFeatures"),
     *("--model.network.init_args.backbone.init_args.network", "lightning_modules.VisionTransformer"),
-    *("--model.network.init_args.backbone.init_args.network.init_args.patch_size", "8"),
+    *("--model.network.init_args.backbone.init_args.network.init_args.patches", "8"),
     *("--model.network.init_args.backbone.init_args.network.init_args.dim", "16"),
     *("--model.network.init_args.backbone.init_args.network.init_args.depth", "1"),
 )
@@ -206,9 +213,8 @@ EXAMPLES: dict[type[System], Example] = {
         partial(
             captioner,
             RNNCaptioner,
-            attention=AdditiveAttention,
-            sizes=RNNSizes(8, 16, "lstm"),
-            objective=SelfCritical(samples=2),
+            partial(RNNCaptionNetwork, attention=AdditiveAttention, sizes=RNNSizes(8, 16, "lstm")),
+            objective=DoublyStochastic(),
         ),
         (*GRID_WORDS, *RNN_CAPTION_WORDS),
         grid_loader,
@@ -232,8 +238,14 @@ EXAMPLES: dict[type[System], Example] = {
         partial(ViTClassifier, *CLASSIFIER.args, **CLASSIFIER.keywords), CLASSIFIER_WORDS, digit_like, images
     ),
     RNNSeq2Seq: Example(
-        partial(RNNSeq2Seq, DECIMAL, BINARY, partial(RNN, decoder=LuongDecoder), scheduled_sampling=0.5, **TEXT),
-        (*TEXT_WORDS, *RNN_WORDS, "--model.scheduled_sampling", "0.5"),
+        partial(
+            RNNSeq2Seq,
+            DECIMAL,
+            BINARY,
+            partial(RNN, decoder=LuongDecoder),
+            **{**TEXT, "objective": ScheduledSampling(0.125, fraction=0.5)},
+        ),
+        (*TEXT_WORDS, *RNN_WORDS, "--model.objective", "ScheduledSampling", "--model.objective.fraction", "0.5"),
         numbers,
         sentences,
     ),
@@ -462,7 +474,8 @@ def nested_networks(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 def patch_of(recipe: dict[str, Any], otherwise: int) -> int:
     """The side of a ViT's patches in a recipe, where it says one: images must be a multiple of it."""
-    return next((network["patch_size"] for network in nested_networks(recipe) if "patch_size" in network), otherwise)
+    found = next((network["patches"] for network in nested_networks(recipe) if "patches" in network), otherwise)
+    return found if isinstance(found, int) else int(found["init_args"]["patch_size"])
 
 
 def recipe_of(name: str) -> dict[str, Any]:
@@ -502,7 +515,7 @@ def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, 
     *_, checkpoint = sorted(tmp_path.glob(f"runs/{base}/version_0/checkpoints/[0-9]*.ckpt"))
     second = run_command("fit", *words[:2], "--config", name, *words[2:], "--trainer.callbacks.checkpoint", checkpoint)
     assert second.cli is not None, second.err
-    assert first.cli.model.objective == Likelihood(label_smoothing=0.1, doubly_stochastic=1.0)
+    assert first.cli.model.objective == DoublyStochastic(label_smoothing=0.1)
     assert second.cli.model.objective == SelfCritical()
     assert "train/reward" in second.cli.trainer.callback_metrics
 

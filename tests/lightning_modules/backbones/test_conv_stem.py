@@ -12,17 +12,16 @@ from attention_blocks import SelfAttention
 from datamodules import ImageTransform
 from lightning_modules import (
     ConvStem,
-    ConvStemTransformer,
     DeepConvStem,
-    DeepConvStemTransformer,
     VisionTransformer,
     ViTClassifier,
 )
 
 
-def network(image_size: int | tuple[int, int] = 16, patch_size: int = 4) -> ConvStemTransformer:
-    return ConvStemTransformer(
-        3, image_size, 2, patch_size=patch_size, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2)
+def network(image_size: int | tuple[int, int] = 16, patch_size: int = 4) -> VisionTransformer:
+    stem = partial(ConvStem, patch_size=patch_size)
+    return VisionTransformer(
+        3, image_size, 2, patches=stem, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2)
     ).eval()
 
 
@@ -109,18 +108,19 @@ def test_the_rest_is_a_vision_transformer() -> None:
     assert model(torch.randn(2, 2, 16, 24)).shape == (2, 3)
     assert model(torch.randn(2, 2, 32, 8)).shape == (2, 3)
     others = {name for name, _ in network().named_parameters() if not name.startswith("patches.")}
-    plain = VisionTransformer(3, 16, 2, patch_size=4, dim=16, depth=2)
+    plain = VisionTransformer(3, 16, 2, patches=4, dim=16, depth=2)
     assert others == {name for name, _ in plain.named_parameters() if not name.startswith("patches.")}
 
 
 def test_a_deep_stem_takes_the_place_of_the_other() -> None:
-    model = DeepConvStemTransformer(3, (16, 24), 2, patch_size=4, dim=16, depth=1)
+    model = VisionTransformer(3, (16, 24), 2, patches=partial(DeepConvStem, patch_size=4), dim=16, depth=1)
     assert isinstance(model.patches, DeepConvStem)
     assert model(torch.randn(2, 2, 16, 24)).shape == (2, 3)
 
 
 def test_a_classifier_of_it_shows_where_it_looked() -> None:
-    model = ViTClassifier(3, ImageTransform((8, 12), channels=1), partial(ConvStemTransformer, patch_size=4, dim=16))
+    stem = partial(ConvStem, patch_size=4)
+    model = ViTClassifier(3, ImageTransform((8, 12), channels=1), partial(VisionTransformer, patches=stem, dim=16))
     assert model.attention_maps(torch.randn(2, 1, 8, 12)).rollout.shape == (2, 2, 3)
     assert model.layers()[0].get_parameter("0.proj.weight") is model.network.get_parameter("patches.proj.weight")
 

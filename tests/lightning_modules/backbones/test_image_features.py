@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_modules import ResNetFeatures, SmallResNet, TimmFeatures, VisionTransformer, ViTFeatures
 from lightning_modules.backbones.image_features import map_size
 
-TINY = partial(VisionTransformer, patch_size=8, dim=24, depth=2, num_registers=2)
+TINY = partial(VisionTransformer, patches=8, dim=24, depth=2, num_registers=2)
 
 
 def test_a_resnets_map_is_what_its_classifier_pools() -> None:

@@ -24,8 +24,8 @@ def test_equals_timms_model_with_its_head(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "convnext_atto", "regnetx_002", "densenet121"])
 def test_says_where_attention_goes(name: str) -> None:
     network = TimmNetwork(3, (64, 64), name=name)
-    found = insert_attention(network, lambda c: SqueezeExcite(c, hidden_channels=4), network.attention_places)
-    assert len(found) == len(network.attention_places) >= 4
+    found = insert_attention(network, lambda c: SqueezeExcite(c, hidden_channels=4), network.attention_locations)
+    assert len(found) == len(network.attention_locations) >= 4
     heights = [insertion.height for insertion in found]
     assert heights == sorted(heights, reverse=True)
 

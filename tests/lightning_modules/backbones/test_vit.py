@@ -28,7 +28,7 @@ from attention_blocks import (
 )
 from datamodules import ImageTransform
 from lightning_modules import VisionTransformer, ViTClassifier
-from lightning_modules.backbones.vit import PatchEmbedding, Pool, check_patches
+from lightning_modules.backbones.vit import LinearPatchEmbedding, Pool, check_patches
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeClassifier
@@ -65,7 +65,7 @@ def network(
 ) -> VisionTransformer:
     settings: dict[str, object] = {"in_channels": 1, "dim": 16, "depth": 2, "attention": HEADS, **arguments}
     return randomised(
-        VisionTransformer(3, image_size, patch_size=patch_size, **settings)  # type: ignore[arg-type]
+        VisionTransformer(3, image_size, patches=patch_size, **settings)  # type: ignore[arg-type]
     )
 
 
@@ -78,7 +78,7 @@ def randomised(module: VisionTransformer) -> VisionTransformer:
 
 
 def test_patches_are_the_strided_convolution_of_the_paper() -> None:
-    embedding = PatchEmbedding(3, 5, (4, 2))
+    embedding = LinearPatchEmbedding(3, 5, (4, 2))
     images = torch.randn(2, 3, 12, 6)
     expected = F.conv2d(images, embedding.proj.weight.view(5, 3, 4, 2), embedding.proj.bias, stride=(4, 2)).permute(
         0, 2, 3, 1
@@ -232,7 +232,7 @@ def test_weights_of_another_image_size_load() -> None:
 
 
 def test_no_head() -> None:
-    model = VisionTransformer(0, 8, patch_size=4, dim=16, depth=1, attention=HEADS).eval()
+    model = VisionTransformer(0, 8, patches=4, dim=16, depth=1, attention=HEADS).eval()
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(model(images), model.features(images)[:, 0])
 
@@ -318,7 +318,7 @@ def rollout_by_loops(maps: tuple[Tensor, ...]) -> Tensor:
 
 @pytest.mark.parametrize(("pool", "prefix"), [("token", 3), ("mean", 2)])
 def test_attention_maps_of_a_classifier(make_classifier: MakeClassifier, pool: Pool, prefix: int) -> None:
-    made = partial(VisionTransformer, patch_size=4, dim=16, depth=3, attention=HEADS, pool=pool, num_registers=2)
+    made = partial(VisionTransformer, patches=4, dim=16, depth=3, attention=HEADS, pool=pool, num_registers=2)
     model = make_classifier(made, transform=ImageTransform((8, 12), channels=1))
     randomised(model.network)
     images = [torch.rand(1, 20, 30), torch.rand(3, 9, 9)]
@@ -338,7 +338,7 @@ def test_attention_maps_of_a_classifier(make_classifier: MakeClassifier, pool: P
 
 def test_attention_maps_find_the_only_patch_that_is_looked_at(make_classifier: MakeClassifier) -> None:
     """A key lies at the query of the class token where its patch is bright, and far away from it elsewhere."""
-    model = make_classifier(partial(VisionTransformer, patch_size=4, dim=4, depth=1, attention=Distance))
+    model = make_classifier(partial(VisionTransformer, patches=4, dim=4, depth=1, attention=Distance))
     state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     layer = "network.encoder.layers.0"
     state["network.patches.proj.weight"] += torch.tensor([[1.0], [-1.0], [0.0], [0.0]])
@@ -437,7 +437,7 @@ def test_the_same_weights_in_float64_say_the_same() -> None:
 
 def test_a_vit_learns(make_classifier: MakeClassifier) -> None:
     """Which half of the image is bright."""
-    made = partial(VisionTransformer, patch_size=4, dim=16, depth=1, attention=HEADS)
+    made = partial(VisionTransformer, patches=4, dim=16, depth=1, attention=HEADS)
     model: ViTClassifier = make_classifier(made, num_classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     labels = torch.arange(32) % 2
@@ -454,7 +454,7 @@ def test_a_vit_learns(make_classifier: MakeClassifier) -> None:
 
 def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_modules.backbones.vit.CPU_TOKENS", 9)
-    network = VisionTransformer(3, 8, 1, patch_size=4, dim=8, depth=2).eval()
+    network = VisionTransformer(3, 8, 1, patches=4, dim=8, depth=2).eval()
     images = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
         together = network(images)
@@ -464,6 +464,6 @@ def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: p
 
 
 def test_fixed_positions_stand_where_learned_ones_do() -> None:
-    network = VisionTransformer(3, 8, 1, patch_size=4, dim=8, depth=1, position=SinCosPosition2d)
+    network = VisionTransformer(3, 8, 1, patches=4, dim=8, depth=1, position=SinCosPosition2d)
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
     assert not list(network.position.parameters())

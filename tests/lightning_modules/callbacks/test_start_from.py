@@ -91,7 +91,7 @@ def test_refuses_another_network_or_other_classes(
     with pytest.raises(ValueError, match="was trained with another class_names than this run has"):
         trainer.fit(make_classifier(), make_loader())
     digits = trained.model.class_names
-    same = ViTClassifier(10, ImageTransform(8, channels=1), partial(VisionTransformer, patch_size=4), digits)
+    same = ViTClassifier(10, ImageTransform(8, channels=1), partial(VisionTransformer, patches=4), class_names=digits)
     with pytest.raises(ValueError, match="holds another network than this run trains: "):
         trainer.fit(same, make_loader())
     with pytest.raises(ValueError, match="StartFrom needs a System, got LightningModule"):

@@ -75,21 +75,21 @@ def test_trains_loads_and_says_the_same(
     assert list(inserted(loaded.network)) == list(inserted(model.network))
 
 
-def test_places_are_the_backbones_own_or_given() -> None:
+def test_locations_are_the_networks_own_or_given() -> None:
     ours = ConvClassifier(3, TRANSFORM, TINY, SimAM)
     assert list(inserted(ours.network)) == ["stages.0.0.norm2", "stages.1.0.norm2"]
     given = ConvClassifier(3, TRANSFORM, TINY, SimAM, where=[1, "stem.0"])
     assert list(inserted(given.network)) == ["stem.0", "stages.0"]
 
 
-def own_backbone(num_classes: int, image_size: tuple[int, int], channels: int) -> nn.Module:
+def own_network(num_classes: int, image_size: tuple[int, int], channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
-def test_a_backbone_that_names_no_places_wants_some() -> None:
-    with pytest.raises(ValueError, match="where: Sequential names no attention_places"):
-        ConvClassifier(3, TRANSFORM, own_backbone, SimAM)
-    assert list(inserted(ConvClassifier(3, TRANSFORM, own_backbone, SimAM, where="0").network)) == ["0"]
+def test_a_network_without_attention_locations_needs_where() -> None:
+    with pytest.raises(ValueError, match=r"where: Sequential .* attention_locations"):
+        ConvClassifier(3, TRANSFORM, own_network, SimAM)
+    assert list(inserted(ConvClassifier(3, TRANSFORM, own_network, SimAM, where="0").network)) == ["0"]
 
 
 def test_the_backbone_learns_at_a_share_of_the_rate_of_head_and_attention() -> None:
@@ -129,8 +129,8 @@ def test_a_checkpoint_is_tested_without_the_weights_that_it_began_with(
     save_file(timm.create_model("resnet10t").state_dict(), file)
     words = (
         *("--model", "ConvClassifier", "--data", "DigitsDataModule", "--trainer.max_steps", "1"),
-        *("--model.backbone", "TimmNetwork", "--model.backbone.init_args.name", "resnet10t"),
-        *("--model.backbone.init_args.pretrained", str(file), "--trainer.limit_test_batches", "2"),
+        *("--model.network", "TimmNetwork", "--model.network.init_args.name", "resnet10t"),
+        *("--model.network.init_args.pretrained", str(file), "--trainer.limit_test_batches", "2"),
     )
     fitted = run_command("fit", *words, "--trainer.limit_val_batches", "0")
     assert fitted.cli is not None, fitted.err
@@ -234,7 +234,7 @@ def test_training_in_step_keeps_its_attention() -> None:
     assert torch.equal(model.network(x), wanted)
 
 
-def test_refuses_a_backbone_that_makes_no_network() -> None:
+def test_refuses_what_does_not_create_a_network() -> None:
     with pytest.raises(TypeError, match=r"as functools.partial\(TimmNetwork, name='resnet18'\) does, got 'resnet18'"):
         ConvClassifier(3, TRANSFORM, "resnet18")  # type: ignore[arg-type]
 

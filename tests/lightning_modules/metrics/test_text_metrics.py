@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import sacrebleu
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
@@ -76,13 +75,12 @@ def test_another_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("make", [CorpusBLEU, CorpusCHRF])
-def test_sums_of_two_processes_are_those_of_the_whole(make: Callable[[], CorpusScore]) -> None:
+def test_two_processes_score_as_one(make: Callable[[], CorpusScore]) -> None:
     whole, parts = make(), [make(), make()]
     whole.update(HYPOTHESES, REFERENCES)
     parts[0].update(HYPOTHESES[:2], REFERENCES[:2])
     parts[1].update(HYPOTHESES[2:], REFERENCES[2:])
-    assert parts[0]._reductions["sums"] is not None
-    parts[0].sums = parts[0]._reductions["sums"](torch.stack([part.sums for part in parts]))  # type: ignore[operator]
+    parts[0].texts += parts[1].texts  # as torchmetrics gathers a list state
     assert parts[0].compute() == whole.compute()
 
 
@@ -98,16 +96,7 @@ def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], CorpusS
 
 @pytest.mark.parametrize("make", [CorpusBLEU, CorpusCHRF])
 def test_unlike_numbers_are_refused(make: Callable[[], CorpusScore]) -> None:
-    with pytest.raises(ValueError, match="2 hypotheses for 1 references; give one list a sentence"):
+    with pytest.raises(ValueError, match="2 hypotheses for 1 references"):
         make().update(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="references must have the same number for each sentence"):
         make().update(["a", "b"], [["a"], ["a", "b"]])
-
-
-def test_a_score_must_say_what_it_sums() -> None:
-    class Unfinished(CorpusScore):
-        def compute(self) -> torch.Tensor:
-            return self.sums
-
-    with pytest.raises(NotImplementedError, match=r"Unfinished must define statistics\(hypotheses, references\)"):
-        Unfinished(1).update(["a"], [["a"]])

@@ -28,7 +28,7 @@ def parameters_of(group: dict[str, object]) -> list[nn.Parameter]:
 
 
 NETWORKS = st.builds(
-    partial(VisionTransformer, 3, 8, 1, patch_size=4, dim=8),
+    partial(VisionTransformer, 3, 8, 1, patches=4, dim=8),
     depth=st.integers(1, 3),
     attention=st.builds(
         partial,
@@ -69,7 +69,7 @@ def test_only_matrices_of_weights_decay() -> None:
     network = VisionTransformer(
         3,
         8,
-        patch_size=4,
+        patches=4,
         dim=8,
         depth=1,
         num_registers=1,

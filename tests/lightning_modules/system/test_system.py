@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeClassifier, MakeLoader, MakeTrainer
 
 TRANSFORM = ImageTransform(8, channels=1)
-SMALL = partial(VisionTransformer, patch_size=4, dim=16, depth=1)
+SMALL = partial(VisionTransformer, patches=4, dim=16, depth=1)
 
 
 class Plain(ViTClassifier):
@@ -72,7 +72,7 @@ class Sum(System):
     """A system that is no classifier: the sum of its inputs times a learned number."""
 
     def __init__(self, start: float = 1.0, optimizer: Callable[..., Optimizer] = adamw) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer=optimizer)
         self.factor = nn.Parameter(torch.tensor(start))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -194,7 +194,7 @@ def test_arguments_that_cannot_be_saved_are_refused_before_any_training(make_cla
     with pytest.raises(ValueError, match=r"^optimizer=.*lambda.*functools\.partial"):
         make_classifier(optimizer=lambda parameters: SGD(parameters, lr=0.1))
     with pytest.raises(ValueError, match=r"^network=.*lambda"):
-        make_classifier(lambda *sizes: VisionTransformer(*sizes, patch_size=4))
+        make_classifier(lambda *sizes: VisionTransformer(*sizes, patches=4))
     with pytest.raises(ValueError, match=r"transform of WithoutAnnotations has no annotation.*annotate it as its"):
         WithoutAnnotations(3, TRANSFORM)  # type: ignore[no-untyped-call]
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_holds_tensors_and_plain_data_only(save: Save, make_classif
     model = make_classifier(
         partial(
             VisionTransformer,
-            patch_size=(4, 4),
+            patches=(4, 4),
             dim=16,
             depth=1,
             attention=partial(MultiHeadAttention, num_heads=2, rotary=partial(RotaryPosition)),
@@ -419,7 +419,7 @@ def test_a_copy_shares_what_makes_its_optimiser_and_has_weights_of_its_own() -> 
         def __call__(self, parameters: Any) -> Optimizer:  # noqa: ANN401
             return SGD(parameters, lr=0.1)
 
-    system = Plain(3, ImageTransform(8), partial(VisionTransformer, patch_size=4, dim=16, depth=1))
+    system = Plain(3, ImageTransform(8), partial(VisionTransformer, patches=4, dim=16, depth=1))
     system._optimizer = Bound()
     copied = copy.deepcopy(system)
     assert copied._optimizer is system._optimizer

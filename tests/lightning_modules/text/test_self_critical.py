@@ -1,86 +1,26 @@
-"""What captioners are trained for, against the papers' formulas."""
+"""Self-critical training against the paper's formula."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
+import sacrebleu
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules import CaptionBatch
-from lightning_modules import BeamSearch, CaptionObjective, Likelihood, RNNSizes, Sampling, SelfCritical
+from lightning_modules import BeamSearch, Likelihood, Objective, RNNSizes, Sampling, SelfCritical
+from lightning_modules.captioning.captioner import words_and_end
 from lightning_modules.metrics.cider import DocumentFrequencies, cider_d
-from lightning_modules.text.rnn_text_decoder import RNNTextDecoder
-from lightning_modules.text.self_critical import words_and_end
+from tests.lightning_modules.conftest import CAPTION_RNN
 
 if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import MakeCaptioner
+    from tests.lightning_modules.conftest import MakeCaptioner, MakeTextBatch, MakeTrainer, MakeTranslator
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
-
-
-def test_the_doubly_stochastic_term_is_its_papers_formula(
-    make_captioner: MakeCaptioner, caption_batch: CaptionBatch
-) -> None:
-    plain, more = make_captioner(), make_captioner(objective=Likelihood(doubly_stochastic=0.75))
-    more.load_state_dict(plain.state_dict())
-    plain.eval()
-    more.eval()
-    some, decoder = caption_batch, plain.decoder
-    wanted = 0.0
-    for row, length in enumerate(some.caption_lengths.tolist()):
-        memory = plain.network.encode(plain.network.backbone(cast(Tensor, some.images)[row : row + 1]))
-        state = decoder.start(memory)
-        seen = torch.zeros(memory.sequence.size(1))
-        for word in some.captions[row, : length - 1].tolist():
-            _, state, weights = decoder.step(torch.tensor([[word]]), state, need_weights=True)
-            seen += cast(Tensor, weights)[0, 0]
-        wanted += 0.75 * float(((1 - seen) ** 2).sum().detach())
-    tokens = int((some.caption_lengths - 1).sum())
-    added = more.training_step(some, 0) - plain.training_step(some, 0)
-    torch.testing.assert_close(added.detach(), torch.tensor(wanted / tokens))
-
-
-def test_the_doubly_stochastic_term_evens_out_what_was_looked_at(
-    make_captioner: MakeCaptioner, caption_batch: CaptionBatch
-) -> None:
-    system = make_captioner(objective=Likelihood(doubly_stochastic=10.0))
-
-    def spread() -> float:
-        _, weights = cast(RNNTextDecoder, system.decoder).unroll(
-            caption_batch.captions[1:2],
-            system.encode(caption_batch._replace(images=cast(Tensor, caption_batch.images)[1:2])),
-            need_weights=True,
-        )
-        return float(cast(Tensor, weights).sum(1).var().detach())
-
-    with torch.no_grad():
-        for parameter in cast(RNNTextDecoder, system.decoder).parameters():
-            parameter.mul_(4.0)
-    before = spread()
-    optimizer = torch.optim.Adam(system.parameters(), lr=1e-2)
-    for _ in range(20):
-        optimizer.zero_grad()
-        system.training_step(caption_batch, 0).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert spread() < before / 2
-
-
-@pytest.mark.parametrize("kind", ["show-and-tell", "transformer"])
-def test_a_doubly_stochastic_term_is_for_an_rnn_with_attention(kind: str, make_captioner: MakeCaptioner) -> None:
-    with pytest.raises(ValueError, match=r"doubly_stochastic=1.0 is for an RNN with attention, and \w+Decoder is none"):
-        make_captioner(kind, objective=Likelihood(doubly_stochastic=1.0))
-
-
-def test_values_out_of_their_range_are_named() -> None:
-    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\), got 1.0"):
-        Likelihood(label_smoothing=1.0)
-    with pytest.raises(ValueError, match=r"doubly_stochastic must be 0 \(off\) or more, got -1.0"):
-        Likelihood(doubly_stochastic=-1.0)
-
-
-# Self-critical training.
 
 
 @pytest.fixture
@@ -98,7 +38,7 @@ def test_the_self_critical_loss_is_its_papers_formula(
 ) -> None:
     """Each drawn caption by itself: its reward less that of others, times the sum of its words' surprise."""
     system = make_captioner(every_captioner, objective=SelfCritical(4, baseline), max_length=6).eval()
-    system.__dict__["training_frequencies"] = frequencies
+    system.__dict__["_frequencies"] = frequencies
     torch.manual_seed(5)
     found = system.write(caption_batch, Sampling(), n_best=4)
     greedy = system.write(caption_batch, BeamSearch(size=1))
@@ -136,9 +76,9 @@ def test_self_critical_training_raises_the_score_of_what_is_drawn(
     """From a network that knows a little, as the paper begins with one."""
     torch.manual_seed(seed)
     system = make_captioner(max_length=6)
-    system.__dict__["training_frequencies"] = frequencies
+    system.__dict__["_frequencies"] = frequencies
 
-    def train(objective: CaptionObjective, steps: int, rate: float) -> None:
+    def train(objective: Objective, steps: int, rate: float) -> None:
         system.objective = objective
         optimizer = torch.optim.Adam(system.parameters(), lr=rate)
         for _ in range(steps):
@@ -165,9 +105,9 @@ def test_the_chances_are_those_by_which_captions_were_drawn(
     make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
 ) -> None:
     """Without dropout, in training too: with it a biased baseline drives the network apart."""
-    sizes = RNNSizes(8, 16, "lstm", dropout=0.5)
-    system = make_captioner(objective=SelfCritical(samples=4), max_length=6, sizes=sizes)
-    system.__dict__["training_frequencies"] = frequencies
+    network = partial(CAPTION_RNN, sizes=RNNSizes(8, 16, "lstm", dropout=0.5))
+    system = make_captioner(objective=SelfCritical(samples=4), max_length=6, network=network)
+    system.__dict__["_frequencies"] = frequencies
     losses = []
     for train in (True, False):
         system.train(train)
@@ -194,3 +134,23 @@ def test_too_few_samples_and_an_unknown_baseline_are_refused() -> None:
         SelfCritical(samples=1)
     with pytest.raises(ValueError, match="baseline must be 'others' or 'greedy', got 'best'"):
         SelfCritical(baseline=cast(Any, "best"))
+
+
+def test_it_trains_translators_by_chrf(make_writer: MakeTranslator, make_text_batch: MakeTextBatch) -> None:
+    system, batch = make_writer("luong", objective=SelfCritical(samples=4)), make_text_batch()
+    rewards = system.rewards(["the dog sees", "a man"], [["the dog sees"], ["the dog", "a man sings"]])
+    assert rewards[0] == 1.0
+    assert rewards[1] == pytest.approx(sacrebleu.sentence_chrf("a man", ["the dog", "a man sings"]).score / 100)
+    loss = system.training_step(batch, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in system.parameters())
+
+
+def test_a_captioner_needs_the_training_captions(
+    make_captioner: MakeCaptioner, make_trainer: MakeTrainer, caption_batch: CaptionBatch
+) -> None:
+    system = make_captioner(objective=SelfCritical(samples=2), max_length=6)
+    loader = DataLoader(cast(Dataset[CaptionBatch], [caption_batch]), batch_size=None, collate_fn=lambda batch: batch)
+    with pytest.raises(ValueError, match=r"objective=SelfCritical.*training_references"):
+        make_trainer().fit(system, loader)

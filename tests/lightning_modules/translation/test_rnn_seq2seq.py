@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities.types import STEP_OUTPUT
+from lightning import Trainer, seed_everything
 from torch import Tensor, nn
 
 from attention_blocks import Attention
-from datamodules import DatasetPairs, ParallelTextDataModule, TextBatch, TokenizerTrainer, TorchtextWords, Word
+from datamodules import DatasetPairs, ParallelTextDataModule, TokenizerTrainer, TorchtextWords, Word
 from lightning_modules import (
     BahdanauDecoder,
     FixedVectorDecoder,
@@ -124,9 +123,7 @@ def test_on_an_accelerator_the_lengths_may_stand_there_too() -> None:
 def test_the_network_fits_encoder_and_decoder_together(
     decoder: Callable[..., RNNTextDecoder], bidirectional: bool
 ) -> None:
-    network = RNNTranslator(
-        V, 9, embedding_dim=D, hidden_dim=H, cell="lstm", depth=2, bidirectional=bidirectional, decoder=decoder
-    ).eval()
+    network = RNNTranslator(V, 9, sizes=RNNSizes(D, H, "lstm", 2), bidirectional=bidirectional, decoder=decoder).eval()
     source, lengths, target = padded([4, 2]), torch.tensor([4, 2]), torch.tensor([[2, 5, 6], [2, 7, 1]])
     logits = network(source, lengths, target)
     assert logits.shape == (2, 3, 9)
@@ -149,7 +146,7 @@ def test_every_attention_trains_with_every_cell_in_every_style(
     make_text_batch: MakeTextBatch,
 ) -> None:
     decoder = partial(STYLES[style], attention=attention)
-    network = partial(RNNTranslator, embedding_dim=8, hidden_dim=16, cell=cell, decoder=decoder)
+    network = partial(RNNTranslator, sizes=RNNSizes(8, 16, cell), decoder=decoder)
     system, batch = make_translator("bahdanau", network=network).train(), make_text_batch()
     optimizer = torch.optim.SGD(system.parameters(), lr=0.3)
     losses = []
@@ -170,7 +167,7 @@ def test_tied_embeddings_are_one_parameter_to_the_optimiser(
     tied: bool, make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
 ) -> None:
     decoder = partial(BahdanauDecoder, tie_embeddings=tied)
-    network = partial(RNNTranslator, embedding_dim=8, hidden_dim=16, decoder=decoder)
+    network = partial(RNNTranslator, sizes=RNNSizes(8, 16), decoder=decoder)
     system = make_translator("bahdanau", network=network)
     make_trainer().fit(system, make_text_loader())
     inner = system.network.decoder
@@ -179,72 +176,6 @@ def test_tied_embeddings_are_one_parameter_to_the_optimiser(
     [optimizer] = system.trainer.optimizers
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len({id(parameter) for parameter in parameters}) == len(parameters) == len(list(system.parameters()))
-
-
-class Noted(Callback):
-    """Notes what the decoder is told in each step."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        self.told: list[dict[str, Any]] = []
-        self.validating = False
-        decoder.register_forward_pre_hook(self.note, with_kwargs=True)
-
-    def note(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
-        if module.training:
-            self.told.append(dict(kwargs))
-        else:
-            assert not kwargs
-
-
-@pytest.mark.parametrize("highest", [0.0, 0.6, 1.0])
-def test_scheduled_sampling_rises_linearly_with_the_step(
-    highest: float, make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
-) -> None:
-    system = make_translator("luong", scheduled_sampling=highest)
-    noted = Noted(system.decoder)
-    loader = make_text_loader()  # of four batches
-    make_trainer(max_epochs=2).fit(system, loader, loader)
-    if highest == 0.0:
-        assert noted.told == [{}] * 8
-    else:
-        assert [told["sampling"] for told in noted.told] == pytest.approx([highest * step / 7 for step in range(8)])
-
-
-def test_scheduled_sampling_changes_what_is_trained(
-    make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
-) -> None:
-    plain, sampling = make_translator("luong"), make_translator("luong", scheduled_sampling=1.0)
-    sampling.load_state_dict(plain.state_dict())
-    seen: list[list[float]] = [[], []]
-
-    class Losses(Callback):
-        def __init__(self, into: list[float]) -> None:
-            self.into = into
-
-        def on_train_batch_end(
-            self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: TextBatch, batch_idx: int
-        ) -> None:
-            assert isinstance(outputs, Mapping)
-            self.into.append(float(outputs["loss"]))
-
-    for system, into in zip((plain, sampling), seen, strict=True):
-        make_trainer(callbacks=[Losses(into)]).fit(system, make_text_loader())
-    assert seen[0][0] == seen[1][0]  # at the first step nothing is sampled
-    assert seen[0][-1] != seen[1][-1]
-
-
-def test_a_training_without_end_cannot_schedule(
-    make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
-) -> None:
-    system = make_translator("luong", scheduled_sampling=0.5)
-    with pytest.raises(ValueError, match=r"scheduled_sampling needs the training's length; give .*max_epochs"):
-        make_trainer(max_epochs=-1).fit(system, make_text_loader())
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_out_of_range(share: float, make_translator: MakeTranslator) -> None:
-    with pytest.raises(ValueError, match=rf"scheduled_sampling must lie in \[0, 1\], got {share}"):
-        make_translator("luong", scheduled_sampling=share)
 
 
 def test_the_default_network_is_bahdanaus(make_translator: MakeTranslator) -> None:
@@ -259,10 +190,10 @@ def test_the_default_network_is_bahdanaus(make_translator: MakeTranslator) -> No
 def test_a_decoder_in_a_recipe_keeps_its_own_defaults(decoder: type[RNNTextDecoder]) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=Callable[[int, int], RNNTranslator], default=RNNTranslator)
-    arguments = {"decoder": f"lightning_modules.{decoder.__name__}", "hidden_dim": 8}
+    arguments = {"decoder": f"lightning_modules.{decoder.__name__}", "sizes": {"hidden_dim": 8}}
     given = {"class_path": "lightning_modules.RNNTranslator", "init_args": arguments}
     found = parser.instantiate(parser.parse_object({"network": given})).network(V, V)
-    assert repr(found) == repr(RNNTranslator(V, V, hidden_dim=8, decoder=decoder))
+    assert repr(found) == repr(RNNTranslator(V, V, sizes=RNNSizes(hidden_dim=8), decoder=decoder))
 
 
 # From words to words.
@@ -279,7 +210,7 @@ def test_it_learns_to_translate_sentences_it_never_saw(trainer: TokenizerTrainer
     seed_everything(0)
     data = ParallelTextDataModule(DatasetPairs(rows, "de", "en"), trainer, trainer, val=0.0, test=0.1, max_tokens=400)
     data.setup()
-    network = partial(RNNTranslator, embedding_dim=32, hidden_dim=64, decoder=LuongDecoder)
+    network = partial(RNNTranslator, sizes=RNNSizes(32, 64), decoder=LuongDecoder)
     system = RNNSeq2Seq(
         data.source_tokenizer,
         data.target_tokenizer,
