@@ -1,4 +1,4 @@
-"""Positions: added to a sequence, added to a feature map, turned into queries and keys, or added to their scores."""
+"""Position encodings for sequences, feature maps, queries and keys, and attention scores."""
 
 from attention_blocks.positions.alibi import ALiBi
 from attention_blocks.positions.learned import LearnedPosition

@@ -1,4 +1,4 @@
-"""ALiBi: scores fall with the distance, at a slope of each head's own."""
+"""ALiBi: a bias on the scores that falls linearly with the distance, at a slope for each head."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from torch import Tensor, nn
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """Slope of each head, as Press et al. choose them.
+    """Slopes of the heads, as chosen by Press et al.
 
-    For N heads, N a power of two, the geometric series that begins at 2^(-8/N) with that same ratio. Otherwise the
-    series of the next lower power of two, and then every other slope of the series of twice as many heads.
+    If N is a power of two, a geometric series that starts at 2^(-8/N), with the same ratio. Otherwise the series of
+    the next lower power of two, followed by every other slope of the series of twice as many heads.
 
     Args:
         num_heads: N.
+
+    Returns:
+        N slopes.
 
     Example:
         >>> alibi_slopes(4)
@@ -28,13 +31,13 @@ def alibi_slopes(num_heads: int) -> list[float]:
 
 
 class ALiBi(nn.Module):
-    """Attention with linear biases: each head's scores fall by its slope for each position of distance.
+    """Attention with linear biases: scores fall linearly with the distance, at a fixed slope for each head.
 
     ::
 
         score(i, j) = q_i · k_j / sqrt(D) - slope · |i - j|
 
-    Nothing is learned, and sequences longer than any in training may follow. Made by :class:`MultiHeadAttention` from
+    It has no parameters, and sequences may be longer than in training. :class:`MultiHeadAttention` creates it from
     its number of heads: ``MultiHeadAttention(64, score_bias=ALiBi)``.
 
     Args:
@@ -64,21 +67,21 @@ class ALiBi(nn.Module):
         self.register_buffer("slopes", torch.tensor(alibi_slopes(num_heads)), persistent=False)
 
     def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
-        """What is added to the scores.
+        """Bias to add to the scores.
 
         Args:
             query_length: T_q.
             key_length: T_k.
-            offset: position of the first query; the first key stands at position 0.
+            offset: position of the first query; the first key is at position 0.
 
         Returns:
             (N, T_q, T_k), in float32 or wider.
         """
-        queries = torch.arange(query_length, device=self.slopes.device) + offset
-        keys = torch.arange(key_length, device=self.slopes.device)
+        queries = torch.arange(query_length, device=self.slopes.device) + offset  # (T_q,)
+        keys = torch.arange(key_length, device=self.slopes.device)  # (T_k,)
         slopes = self.slopes.to(torch.promote_types(self.slopes.dtype, torch.float32))
-        return -slopes[:, None, None] * (queries[:, None] - keys).abs()
+        return -slopes[:, None, None] * (queries[:, None] - keys).abs()  # (N, T_q, T_k)
 
     def extra_repr(self) -> str:
-        """Names the heads in the printed module."""
+        """Shows the number of heads in the printed module."""
         return f"num_heads={self.slopes.size(0)}"

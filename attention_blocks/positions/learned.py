@@ -1,4 +1,4 @@
-"""Learned positions: one vector a place."""
+"""Learned positions: one vector per position."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class LearnedPosition(nn.Module):
-    """Adds a learned vector to each place of a sequence.
+    """Adds a learned vector to each position of a sequence.
 
     Args:
         dim: D.
-        max_length: how many places have a vector.
+        max_length: number of positions that have a vector.
 
     Attributes:
-        table: (max_length, D), drawn from a normal distribution of deviation 0.02.
+        table: (max_length, D), drawn from a truncated normal distribution of standard deviation 0.02.
 
     Raises:
         ValueError: a size is not positive.
@@ -37,15 +37,19 @@ class LearnedPosition(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the table anew."""
+        """Draws a new table."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that an optimiser should not decay: the table."""
+        return {"table"}
+
     def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
-        """Adds each place's vector.
+        """Adds the vector of each position.
 
         Args:
             x: (B, T, D).
-            offset: position of the first place, for a sequence that comes in pieces.
+            offset: position of the first vector of x, for a sequence that is processed in pieces.
 
         Returns:
             (B, T, D).
@@ -59,11 +63,11 @@ class LearnedPosition(nn.Module):
         end = offset + x.size(-2)
         if offset < 0 or end > max_length:
             raise ValueError(
-                f"positions {offset} to {end - 1} are asked for but max_length={max_length} knows 0 to "
-                f"{max_length - 1}; shorten x, or make the table longer"
+                f"x needs positions {offset} to {end - 1}, but max_length={max_length} has positions 0 to "
+                f"{max_length - 1} only; shorten x or raise max_length"
             )
         return x + self.table[offset:end]
 
     def extra_repr(self) -> str:
-        """Names the sizes in the printed module."""
+        """Shows the sizes in the printed module."""
         return f"{self.table.size(1)}, max_length={self.table.size(0)}"

@@ -1,4 +1,4 @@
-"""Learned positions of a feature map, resampled to maps of another size."""
+"""Learned positions of a feature map, resampled for feature maps of another size."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from torch import Tensor, nn
 
 
 def resample_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resamples a table of positions to another grid: bicubic, antialiased, in float32 at least.
+    """Resamples a table of positions to another grid: bicubic, antialiased, in float32 or wider.
 
     Args:
         table: (rows, columns, D).
-        grid: the rows and columns wanted.
+        grid: rows and columns of the result.
 
     Returns:
-        (grid's rows, grid's columns, D), in the dtype of ``table``.
+        (rows, columns, D), in the dtype of ``table``.
     """
-    wide = table.to(torch.promote_types(table.dtype, torch.float32)).permute(2, 0, 1).unsqueeze(0)
+    wide = (
+        table.to(torch.promote_types(table.dtype, torch.float32)).permute(2, 0, 1).unsqueeze(0)
+    )  # (1, D, rows, columns)
     resampled = F.interpolate(wide, size=grid, mode="bicubic", antialias=True)
     return resampled.squeeze(0).permute(1, 2, 0).to(table.dtype)
 
 
 class LearnedPosition2d(nn.Module):
-    """Adds a learned vector to each place of a feature map whose features come last.
+    """Adds a learned vector to each location of a feature map whose features come last.
 
-    A map of another grid than the table's is served by the table resampled, at each call. A table of another grid
-    that is loaded by ``load_state_dict`` is resampled once, to the grid given here.
+    For a feature map of another grid, the table is resampled at each call. A table of another grid that is loaded by
+    ``load_state_dict`` is resampled once, to this module's grid.
 
     Args:
         dim: D.
         grid: rows and columns of the table.
 
     Attributes:
-        table: (rows, columns, D), drawn from a truncated normal distribution of deviation 0.02.
+        table: (rows, columns, D), drawn from a truncated normal distribution of standard deviation 0.02.
 
     Raises:
         ValueError: a size is not positive.
@@ -62,11 +64,15 @@ class LearnedPosition2d(nn.Module):
         return self.table.size(0), self.table.size(1)
 
     def reset_parameters(self) -> None:
-        """Draws the table anew."""
+        """Draws a new table."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that an optimiser should not decay: the table."""
+        return {"table"}
+
     def forward(self, x: Tensor) -> Tensor:
-        """Adds each place's vector.
+        """Adds the vector of each location.
 
         Args:
             x: (B, H, W, D).
@@ -85,11 +91,11 @@ class LearnedPosition2d(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         loaded = state_dict.get(f"{prefix}table")
-        # Anything but a table of these features is left to the parent, which says what does not fit.
+        # A table of another feature size is left to the parent, which raises.
         if loaded is not None and loaded.shape[2:] == self.table.shape[2:] and loaded.shape != self.table.shape:
             state_dict[f"{prefix}table"] = resample_table(loaded, self.grid)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        """Names the sizes in the printed module."""
+        """Shows the sizes in the printed module."""
         return f"{self.table.size(2)}, grid={self.grid}"

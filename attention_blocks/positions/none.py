@@ -1,4 +1,4 @@
-"""No positions: what stands where positions are asked for and the attention has its own."""
+"""No positions, for networks whose attention encodes positions by itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class NoPosition(nn.Module):
-    """Adds nothing: for networks whose attentions know the positions themselves, by rotary ones or by ALiBi.
+    """Identity, for networks whose attention encodes positions by itself, such as rotary positions or ALiBi.
 
     Args:
-        dim: D; not looked at.
+        dim: D; ignored.
 
     Example:
         >>> import torch
@@ -22,11 +22,11 @@ class NoPosition(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
-        """Returns what it is given.
+        """Returns ``x``.
 
         Args:
             x: (B, T, D).
-            offset: position of the first place; not looked at.
+            offset: ignored.
 
         Returns:
             ``x``.

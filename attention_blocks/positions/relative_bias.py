@@ -1,4 +1,4 @@
-"""T5's relative positions: a learned number for each head and each bucket of distances."""
+"""Relative positions of T5: a learned bias for each head and each bucket of distances."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from torch import Tensor, nn
 
 
 def bucket_edges(num_buckets: int, max_distance: int) -> list[int]:
-    """The least distance of each bucket but the first, which begins at 0.
+    """Smallest distance in each bucket except the first, which starts at 0.
 
-    The first half of the buckets holds one distance each; the rest grow geometrically up to ``max_distance``, and the
-    last one takes all that is farther. Reckoned in whole numbers, so that no rounding of a logarithm moves an edge.
+    The first half of the buckets holds one distance each; the sizes of the others grow geometrically up to
+    ``max_distance``, and the last one also holds all larger distances. Computed with integers, so that no rounding of
+    a logarithm moves an edge.
 
     Args:
-        num_buckets: how many buckets, 2 or more.
-        max_distance: where the last bucket's growth would end.
+        num_buckets: number of buckets, 2 or more.
+        max_distance: distance at which the geometric growth ends.
+
+    Returns:
+        ``num_buckets - 1`` distances in ascending order.
 
     Example:
         >>> bucket_edges(8, 32)
@@ -25,7 +29,7 @@ def bucket_edges(num_buckets: int, max_distance: int) -> list[int]:
     edges = list(range(1, exact + 1))
     distance = exact
     for step in range(1, growing):
-        # distance < exact · (max_distance / exact)^(step / growing), without the root and the fraction.
+        # distance < exact · (max_distance / exact)^(step / growing), without roots and fractions.
         while distance**growing * exact**step < max_distance**step * exact**growing:
             distance += 1
         edges.append(distance)
@@ -33,24 +37,25 @@ def bucket_edges(num_buckets: int, max_distance: int) -> list[int]:
 
 
 class RelativePositionBias(nn.Module):
-    """Adds to each score a learned number that depends on the head and on how far the key is from the query.
+    """Learned bias on the scores that depends on the head and the distance between query and key.
 
-    Made by :class:`MultiHeadAttention` from its number of heads:
+    :class:`MultiHeadAttention` creates it from its number of heads:
     ``MultiHeadAttention(64, score_bias=RelativePositionBias)``. T5 has one bias for all its layers: give each of them
     the same module, ``score_bias=lambda num_heads: shared``.
 
     Args:
         num_heads: N.
-        num_buckets: how many numbers a head learns.
-        max_distance: distances from here on share the last bucket.
-        bidirectional: half of the buckets are for later keys; otherwise all are for earlier ones, and later keys,
-            which a decoder masks, count as distance 0.
+        num_buckets: number of learned values per head.
+        max_distance: all distances from this one on fall into the last bucket.
+        bidirectional: use half of the buckets for later keys. Otherwise all buckets are for earlier keys, and later
+            keys, which a decoder masks, count as distance 0.
 
     Attributes:
-        table: (num_buckets, N), drawn from a truncated normal distribution of deviation 0.02.
+        table: (num_buckets, N), drawn from a truncated normal distribution of standard deviation 0.02.
 
     Raises:
-        ValueError: too few buckets, or a distance that leaves none to grow.
+        ValueError: ``num_heads``, ``num_buckets`` or ``max_distance`` is too small, or ``num_buckets`` is odd for
+            both directions.
 
     References:
         Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
@@ -76,7 +81,7 @@ class RelativePositionBias(nn.Module):
         one_way = num_buckets // 2 if bidirectional else num_buckets
         if max_distance <= one_way // 2:
             raise ValueError(
-                f"max_distance ({max_distance}) must exceed {one_way // 2}, the distances that have a bucket each; "
+                f"max_distance ({max_distance}) must exceed {one_way // 2}, the distances with a bucket each; "
                 "raise it or lower num_buckets"
             )
         self.bidirectional = bidirectional
@@ -86,29 +91,33 @@ class RelativePositionBias(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the table anew."""
+        """Draws a new table."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that an optimiser should not decay: the table."""
+        return {"table"}
+
     def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
-        """What is added to the scores.
+        """Bias to add to the scores.
 
         Args:
             query_length: T_q.
             key_length: T_k.
-            offset: position of the first query; the first key stands at position 0.
+            offset: position of the first query; the first key is at position 0.
 
         Returns:
             (N, T_q, T_k).
         """
-        queries = torch.arange(query_length, device=self.table.device) + offset
-        ahead = torch.arange(key_length, device=self.table.device) - queries[:, None]
+        queries = torch.arange(query_length, device=self.table.device) + offset  # (T_q,)
+        ahead = torch.arange(key_length, device=self.table.device) - queries[:, None]  # (T_q, T_k)
         distance = ahead.abs() if self.bidirectional else (-ahead).clamp(min=0)
         bucket = torch.bucketize(distance, self.edges, right=True)
         if self.bidirectional:
             bucket = bucket + (ahead > 0) * (self.table.size(0) // 2)
-        return self.table[bucket].permute(2, 0, 1)
+        return self.table[bucket].permute(2, 0, 1)  # (N, T_q, T_k)
 
     def extra_repr(self) -> str:
-        """Names the sizes in the printed module."""
+        """Shows the sizes in the printed module."""
         buckets, heads = self.table.shape
         return f"{heads}, num_buckets={buckets}, max_distance={self.max_distance}, bidirectional={self.bidirectional}"

@@ -1,4 +1,4 @@
-"""Rotary positions: queries and keys are turned by their position, so that scores know only the distance."""
+"""Rotary positions: queries and keys are rotated by their position, so that scores depend on the distance alone."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from attention_blocks.positions.sinusoidal import angles
 
 
 class RotaryPosition(nn.Module):
-    """Turns each pair of features of a head by an angle proportional to the position.
+    """Rotates each pair of features of a head by an angle proportional to the position.
 
-    The i-th pair is feature i and feature i + head_dim / 2, halves side by side, as in the Llama and GPT-NeoX
-    weights; the paper pairs neighbours, which is the same up to a permutation of the features::
+    The i-th pair is feature i and feature i + head_dim / 2, as in the Llama and GPT-NeoX weights; the paper pairs
+    neighbouring features, which is the same up to a permutation::
 
-        (x_i, x_{i + head_dim/2}) at position t is turned by  t / base^(2i / head_dim)  radians
+        (x_i, x_{i + head_dim/2}) at position t is rotated by  t / base^(2i / head_dim)  radians
 
-    Made by :class:`MultiHeadAttention` from the size of its heads: ``MultiHeadAttention(64, rotary=RotaryPosition)``,
-    or ``rotary=functools.partial(RotaryPosition, base=500000.0)``.
+    :class:`MultiHeadAttention` creates it from the size of its heads:
+    ``MultiHeadAttention(64, rotary=RotaryPosition)``, or ``rotary=functools.partial(RotaryPosition, base=500000.0)``.
 
     Args:
         head_dim: feature size of a head, even.
@@ -41,7 +41,7 @@ class RotaryPosition(nn.Module):
         super().__init__()
         if head_dim < 2 or head_dim % 2:
             raise ValueError(
-                f"head_dim must be positive and even, as rotary positions turn pairs of features, got {head_dim}; "
+                f"head_dim must be positive and even, as rotary positions rotate pairs of features, got {head_dim}; "
                 "choose another number of heads"
             )
         if base <= 0:
@@ -50,11 +50,11 @@ class RotaryPosition(nn.Module):
         self.base = base
 
     def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
-        """Turns queries or keys.
+        """Rotates queries or keys.
 
         Args:
             x: (B, N, T, head_dim).
-            offset: position of the first place, for a sequence that comes in pieces.
+            offset: position of the first vector of x, for a sequence that is processed in pieces.
 
         Returns:
             (B, N, T, head_dim), in the dtype of ``x``.
@@ -64,11 +64,11 @@ class RotaryPosition(nn.Module):
         """
         if x.size(-1) != self.head_dim:
             raise ValueError(f"x must have shape (B, N, T, {self.head_dim}), got {tuple(x.shape)}")
-        turn = angles(x.size(-2), self.head_dim // 2, base=self.base, like=x, offset=offset)
-        cos, sin = turn.cos(), turn.sin()
-        first, second = x.chunk(2, dim=-1)
+        angle = angles(x.size(-2), self.head_dim // 2, base=self.base, like=x, offset=offset)  # (T, head_dim / 2)
+        cos, sin = angle.cos(), angle.sin()
+        first, second = x.chunk(2, dim=-1)  # (B, N, T, head_dim / 2) each
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Names the size in the printed module."""
+        """Shows the size in the printed module."""
         return f"{self.head_dim}, base={self.base:g}"

@@ -1,4 +1,4 @@
-"""Sine-cosine positions of a feature map: fixed, and good for any size of map."""
+"""Fixed sine-cosine positions of a feature map of any size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from attention_blocks.positions.sinusoidal import angles
 class SinCosPosition2d(nn.Module):
     """Adds sines and cosines of column and row to a feature map whose features come last.
 
-    The features are four equal parts, as in MAE's code::
+    The features consist of four equal parts, as in the code of MAE::
 
         sin(column · ω) | cos(column · ω) | sin(row · ω) | cos(row · ω),    ω_i = base^(-i / (D / 4))
 
     Args:
         dim: D, a multiple of 4.
-        grid: rows and columns; not needed, since any map is served, and taken so that the block is made as
-            :class:`LearnedPosition2d` is.
-        base: sets the longest wavelength, 2π · base places.
+        grid: ignored, since feature maps may have any size; accepted so that the constructor is that of
+            :class:`LearnedPosition2d`.
+        base: sets the longest wavelength, 2π · base rows or columns.
 
     Raises:
         ValueError: ``dim`` is not a positive multiple of 4, ``base`` is not positive.
@@ -45,7 +45,7 @@ class SinCosPosition2d(nn.Module):
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds each place's encoding.
+        """Adds the encoding of each location.
 
         Args:
             x: (B, H, W, D).
@@ -59,10 +59,10 @@ class SinCosPosition2d(nn.Module):
         if x.ndim != 4 or x.size(3) != self.dim:
             raise ValueError(f"x must have shape (B, H, W, {self.dim}), features last, got {tuple(x.shape)}")
         height, width = x.size(1), x.size(2)
-        columns = angles(width, self.dim // 4, base=self.base, like=x).expand(height, -1, -1)
-        rows = angles(height, self.dim // 4, base=self.base, like=x)[:, None].expand(-1, width, -1)
+        columns = angles(width, self.dim // 4, base=self.base, like=x).expand(height, -1, -1)  # (H, W, D / 4)
+        rows = angles(height, self.dim // 4, base=self.base, like=x)[:, None].expand(-1, width, -1)  # (H, W, D / 4)
         return x + torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Names the size in the printed module."""
+        """Shows the size in the printed module."""
         return f"{self.dim}, base={self.base:g}"

@@ -1,4 +1,4 @@
-"""Sinusoidal positions, and the angles that every position made of waves is built on."""
+"""Sinusoidal positions, and the angles that sinusoidal, rotary and 2-d sine-cosine positions have in common."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 def angles(length: int, frequencies: int, *, base: float, like: Tensor, offset: int = 0) -> Tensor:
     """Angle of each wave at each position, ``position / base^(i / frequencies)`` in radians.
 
-    They are made anew at each call, from whole numbers and in float32 at least: a stored table would be rounded by
+    They are computed at each call, from integers and in float32 or wider: a stored table would be rounded by
     ``module.half()``, and rounded angles of distant positions are noise.
 
     Args:
-        length: T, how many positions.
-        frequencies: how many waves, the i-th of wavelength 2π · base^(i / frequencies).
-        base: what the slowest wave nearly reaches as wavelength over 2π.
+        length: T, number of positions.
+        frequencies: number of waves, the i-th of wavelength 2π · base^(i / frequencies).
+        base: upper limit of the wavelengths, over 2π.
         like: tensor whose device, and whose dtype if wider than float32, is used.
         offset: the first position.
 
@@ -39,8 +39,8 @@ class SinusoidalPosition(nn.Module):
     Args:
         dim: D, an even feature size.
         base: sets the longest wavelength, 2π · base positions.
-        interleaved: sines at even features and cosines at odd ones, as the paper's formula; else all sines before all
-            cosines, as the paper's authors' code and Marian: features are the same but for their order.
+        interleaved: sines at even features and cosines at odd ones, as in the paper's formula. Otherwise all sines
+            before all cosines, as in the code of the paper's authors and in Marian.
 
     Raises:
         ValueError: ``dim`` is odd or not positive, ``base`` is not positive.
@@ -58,7 +58,7 @@ class SinusoidalPosition(nn.Module):
     def __init__(self, dim: int, base: float = 10000.0, *, interleaved: bool = True) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
-            raise ValueError(f"dim must be a positive even feature size, a sine and a cosine a wave, got {dim}")
+            raise ValueError(f"dim must be a positive even feature size, a sine and a cosine per wave, got {dim}")
         if base <= 0:
             raise ValueError(f"base must be positive, got {base}")
         self.dim = dim
@@ -66,11 +66,11 @@ class SinusoidalPosition(nn.Module):
         self.interleaved = interleaved
 
     def forward(self, x: Tensor, *, offset: int = 0) -> Tensor:
-        """Adds each place's encoding.
+        """Adds the encoding of each position.
 
         Args:
             x: (B, T, D).
-            offset: position of the first place, for a sequence that comes in pieces.
+            offset: position of the first vector of x, for a sequence that is processed in pieces.
 
         Returns:
             (B, T, D), in the dtype of ``x``.
@@ -80,11 +80,11 @@ class SinusoidalPosition(nn.Module):
         """
         if x.size(-1) != self.dim:
             raise ValueError(f"x must have shape (B, T, {self.dim}), as dim={self.dim} was given; got {tuple(x.shape)}")
-        waves = angles(x.size(-2), self.dim // 2, base=self.base, like=x, offset=offset)
+        waves = angles(x.size(-2), self.dim // 2, base=self.base, like=x, offset=offset)  # (T, D / 2)
         if self.interleaved:
             return x + torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(-2).to(x.dtype)
         return x + torch.cat([waves.sin(), waves.cos()], dim=-1).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Names the size in the printed module."""
+        """Shows the size in the printed module."""
         return f"{self.dim}, base={self.base:g}"

@@ -153,6 +153,25 @@ def test_gradients(recipe: Recipe, training: bool) -> None:
 
 
 @every_module
+def test_tables_that_must_not_decay_are_declared(recipe: Recipe) -> None:
+    """What a module of ours holds itself is a table or a scale; the weights that decay belong to torch's layers."""
+    for module in recipe.build().modules():
+        own = dict(module.named_parameters(recurse=False))
+        if isinstance(module, nn.Linear) or not type(module).__module__.startswith("attention_blocks."):
+            continue
+        declared = getattr(module, "no_weight_decay", set)()
+        assert declared <= own.keys()
+        assert declared == {name for name, parameter in own.items() if parameter.ndim > 1}
+
+
+@pytest.mark.parametrize("kind", [LearnedPosition, LearnedPosition2d, RelativePositionBias])
+def test_tables_of_positions_do_not_decay(kind: type[nn.Module]) -> None:
+    module = RECIPES[kind].build()
+    assert isinstance(module, (LearnedPosition, LearnedPosition2d, RelativePositionBias))
+    assert module.no_weight_decay() == {"table"}
+
+
+@every_module
 def test_compiles_without_a_break(recipe: Recipe) -> None:
     torch._dynamo.reset()
     module, arguments = recipe.module(), recipe.arguments()
