@@ -159,7 +159,7 @@ def test_tables_that_must_not_decay_are_declared(recipe: Recipe) -> None:
         own = dict(module.named_parameters(recurse=False))
         if isinstance(module, nn.Linear) or not type(module).__module__.startswith("attention_blocks."):
             continue
-        declared = getattr(module, "no_weight_decay", set)()
+        declared: set[str] = getattr(module, "no_weight_decay", set)()
         assert declared <= own.keys()
         assert declared == {name for name, parameter in own.items() if parameter.ndim > 1}
 
