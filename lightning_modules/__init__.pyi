@@ -24,8 +24,8 @@ from .generation.engine import generate
 from .generation.ensemble import Ensemble
 from .generation.sampling import Sampling
 from .metrics.caption_metrics import CaptionBLEU, CaptionScore, CaptionTexts, RougeL, caption_words
-from .metrics.cider import CIDErD, DocumentFrequencies, cider_d
-from .metrics.diversity import DistinctNGrams, VocabularyUse
+from .metrics.cider import CIDErD, DocumentFrequencies, WeightedNGrams, cider_d
+from .metrics.diversity import DistinctNGrams, Diversity, VocabularyUse
 from .metrics.meteor import METEOR
 from .metrics.text_metrics import CorpusBLEU, CorpusCHRF, CorpusScore
 from .metrics.text_records import TextRecords
@@ -36,7 +36,14 @@ from .system.schedules import LengthAwareSchedule, Noam, WarmupCosine
 from .system.system import System, adamw
 from .text.doubly_stochastic import DoublyStochastic
 from .text.gated_decoder import GatedDecoder
-from .text.rnn_text_decoder import BahdanauDecoder, FixedVectorDecoder, LuongDecoder, RNNSizes, RNNTextDecoder
+from .text.rnn_text_decoder import (
+    BahdanauDecoder,
+    FixedVectorDecoder,
+    LuongDecoder,
+    RNNMemory,
+    RNNSizes,
+    RNNTextDecoder,
+)
 from .text.scheduled_sampling import ScheduledSampling
 from .text.self_critical import SelfCritical
 from .text.text_decoder import Encoded, TextDecoder
@@ -51,7 +58,6 @@ from .translation.transformer_translator import TransformerTranslator
 from .translation.translation_logger import TranslationLogger
 
 __all__ = [
-    "METEOR",
     "AttentionMapLogger",
     "AttentionMaps",
     "BahdanauDecoder",
@@ -76,6 +82,7 @@ __all__ = [
     "DecodingStrategy",
     "DeepConvStem",
     "DistinctNGrams",
+    "Diversity",
     "DocumentFrequencies",
     "DoublyStochastic",
     "Encoded",
@@ -90,6 +97,7 @@ __all__ = [
     "LinearPatchEmbedding",
     "LossCurve",
     "LuongDecoder",
+    "METEOR",
     "NoAttentionError",
     "Noam",
     "Objective",
@@ -98,6 +106,7 @@ __all__ = [
     "RNNCaptionNetwork",
     "RNNCaptioner",
     "RNNEncoder",
+    "RNNMemory",
     "RNNSeq2Seq",
     "RNNSizes",
     "RNNTextDecoder",
@@ -131,6 +140,7 @@ __all__ = [
     "VisionTransformer",
     "VocabularyUse",
     "WarmupCosine",
+    "WeightedNGrams",
     "adamw",
     "attention_rollout",
     "average_checkpoints",
