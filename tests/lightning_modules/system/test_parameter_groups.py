@@ -12,11 +12,12 @@ from torch import nn
 from attention_blocks import (
     EncoderLayer,
     LearnedPosition2d,
+    LuongAttention,
     MultiHeadAttention,
     RelativePositionBias,
     SelfAttention,
 )
-from lightning_modules import VisionTransformer
+from lightning_modules import TimmNetwork, VisionTransformer
 from lightning_modules.system.parameter_groups import parameter_groups
 
 if TYPE_CHECKING:
@@ -136,3 +137,23 @@ def test_without_layer_decay_there_is_one_rate(make_classifier: MakeClassifier) 
     optimizer = cast(torch.optim.Optimizer, make_classifier().configure_optimizers())
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
     assert len(optimizer.param_groups) == 2
+
+
+def names_without_decay(network: nn.Module) -> set[str]:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, [], 1.0)
+    return {names[id(p)] for group in groups if "weight_decay" in group for p in parameters_of(group)}
+
+
+def test_linear_layers_decay_whatever_their_names() -> None:
+    attention = LuongAttention(8, 8, window="local-p", radius=2)
+    assert {name for name in names_without_decay(attention) if name.endswith("weight")} == set()
+    assert "position_hidden.weight" in dict(attention.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_networks_of_timm_declare_what_does_not_decay(name: str) -> None:
+    network = TimmNetwork(3, (224, 224), name=name)
+    wide = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    declared = {f"model.{name}" for name in network.model.no_weight_decay()} if name != "caformer_s18" else set()
+    assert names_without_decay(network) & wide == declared & wide
