@@ -1,4 +1,4 @@
-"""Attention on feature maps: the contract, and the blocks that reweight the channels and places of a CNN's maps."""
+"""Attention on feature maps: the contract, and blocks that reweight the channels and locations of a feature map."""
 
 from attention_blocks.feature_maps.attention_gate import AttentionGate
 from attention_blocks.feature_maps.bam import BAM

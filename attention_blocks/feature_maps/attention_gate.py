@@ -1,4 +1,4 @@
-"""The attention gate of a U-Net: a coarse map decides which places of a fine one are let through."""
+"""Attention gate of a U-Net: a coarse feature map gates the locations of a finer one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttent
 
 
 class AttentionGate(FeatureMapAttention):
-    """Multiplies each place by a gate, computed from the map and from a coarser map of what is looked for.
+    """Multiplies each location by a gate computed from the feature map and a coarser gating map.
 
     ::
 
@@ -19,14 +19,13 @@ class AttentionGate(FeatureMapAttention):
 
         gate = σ(ψ relu(W_x x + W_g g + b) + c)
 
-    The authors' network puts a 1 x 1 convolution and a batch norm behind what is let through; that is for the network
-    to say.
+    The 1 x 1 convolution and batch norm that follow in the authors' network are not part of this block.
 
     Args:
-        channels: C, of the map on the skip connection.
-        gating_channels: C_g; as ``channels`` when left out.
-        hidden_channels: h; half of C when left out.
-        stride: s, how much finer x is than where the two are compared; the authors' 2.
+        channels: C, of the feature map on the skip connection.
+        gating_channels: C_g; defaults to ``channels``.
+        hidden_channels: h; defaults to half of C.
+        stride: s, of the convolution on x; 2 in the authors' code.
 
     Raises:
         ValueError: a size is not positive.
@@ -61,11 +60,11 @@ class AttentionGate(FeatureMapAttention):
         self.score_proj = nn.Conv2d(width, 1, 1)
 
     def gate(self, x: Tensor, gating: Tensor | None = None) -> Tensor:
-        """(B, 1, H, W), one number a place.
+        """(B, 1, H, W), one value per location.
 
         Args:
-            x: (B, C, H, W), at least ``stride`` places each way.
-            gating: (B, C_g, any height, any width), from deeper in the network; ``x`` itself when left out.
+            x: (B, C, H, W), with H and W at least ``stride``.
+            gating: (B, C_g, any height, any width), from deeper in the network; defaults to ``x``.
 
         Raises:
             ValueError: a shape does not fit.
@@ -74,15 +73,21 @@ class AttentionGate(FeatureMapAttention):
         check_map(x, self.channels)
         check_map(gating, self.gating_channels, "gating")
         if min(x.shape[2:]) < self.stride:
-            raise ValueError(
-                f"x must have {self.stride} places each way or more, for stride={self.stride}, got {tuple(x.shape)}"
-            )
-        compared = self.query_proj(x)
-        looked_for = _resize(self.gating_proj(gating), compared)
-        return _resize(self.score_proj(F.relu(compared + looked_for)).sigmoid(), x)
+            raise ValueError(f"x must have a height and width of stride={self.stride} or more, got {tuple(x.shape)}")
+        query = self.query_proj(x)  # (B, h, H / s, W / s)
+        key = _resize(self.gating_proj(gating), query)  # (B, h, H / s, W / s)
+        return _resize(self.score_proj(F.relu(query + key)).sigmoid(), x)  # (B, 1, H, W)
 
     def forward(self, x: Tensor, gating: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) to the same; see :meth:`gate`."""
+        """Multiplies the feature map by its gate.
+
+        Args:
+            x: as in :meth:`gate`.
+            gating: as in :meth:`gate`.
+
+        Returns:
+            (B, C, H, W).
+        """
         return x * self.gate(x, gating)
 
 

@@ -1,4 +1,4 @@
-"""BAM: a gate for each channel and each place, side by side."""
+"""BAM: a channel branch and a spatial branch in parallel."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _DILATION = 4
 
 
 class BAM(FeatureMapAttention):
-    """Adds to the map itself, weighted by a channel branch and a spatial branch together.
+    """Adds the feature map, gated by a channel branch and a spatial branch, to itself.
 
     ::
 
-                     ┌─ mean over places ─ linear C → C/r ─ norm ─ ReLU ─ linear C/r → C ────────────────┐
+                     ┌─ mean over H and W ─ linear C → C/r ─ norm ─ ReLU ─ linear C/r → C ───────────────┐
         (B, C, H, W) ┤                                                                                   ├─ · ─ σ ─ 1 +
-                     └─ 1 x 1, C → C/r ─ [3 x 3, dilated by 4] x 2, norm and ReLU behind each ─ 1 x 1 → 1 ┘
+                     └─ 1 x 1, C → C/r ─ [3 x 3, dilated by 4] x 2, norm and ReLU after each ── 1 x 1 → 1 ┘
 
-    The authors' released networks multiply the branches, gate = 1 + σ(channels · places). The paper adds them, and has
-    a batch norm at the end of each: gate = 1 + σ(BN(channels) + BN(places)).
+    The networks released by the authors multiply the branches, gate = 1 + σ(channels · locations). In the paper they
+    are added, with a batch norm at the end of each: gate = 1 + σ(BN(channels) + BN(locations)).
 
     Args:
         channels: C.
-        reduction: r; the authors' 16.
-        hidden_channels: C/r itself, in place of ``reduction``.
-        divisor: C/r is rounded to a multiple of this, at least one. When left out, r must divide C.
+        reduction: r; 16 in the authors' code.
+        hidden_channels: C/r itself, instead of ``reduction``.
+        divisor: round C/r to a multiple of this, at least one. If omitted, r must divide C.
         form: "code", as released, or "paper".
 
     Raises:
-        ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``form`` is neither.
+        ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``form`` is unknown.
 
     References:
         Park et al. 2018, "BAM: Bottleneck Attention Module".
@@ -74,30 +74,30 @@ class BAM(FeatureMapAttention):
             raise ValueError(f"form must be 'code' or 'paper', got {form!r}")
         width = hidden(channels, reduction, hidden_channels, divisor)
         self.form = form
-        of_channels: list[tuple[str, nn.Module]] = [
+        channel_layers: list[tuple[str, nn.Module]] = [
             ("down", nn.Linear(channels, width)),
             ("norm", nn.BatchNorm1d(width)),
             ("relu", nn.ReLU()),
             ("up", nn.Linear(width, channels)),
         ]
-        of_places: list[tuple[str, nn.Module]] = [
+        spatial_layers: list[tuple[str, nn.Module]] = [
             ("down", nn.Conv2d(channels, width, 1)),
             ("norm", nn.BatchNorm2d(width)),
             ("relu", nn.ReLU()),
         ]
         for number in ("1", "2"):
             convolution = nn.Conv2d(width, width, 3, padding=_DILATION, dilation=_DILATION)
-            of_places += [("conv" + number, convolution), ("norm" + number, nn.BatchNorm2d(width))]
-            of_places += [("relu" + number, nn.ReLU())]
-        of_places += [("up", nn.Conv2d(width, 1, 1))]
+            spatial_layers += [("conv" + number, convolution), ("norm" + number, nn.BatchNorm2d(width))]
+            spatial_layers += [("relu" + number, nn.ReLU())]
+        spatial_layers += [("up", nn.Conv2d(width, 1, 1))]
         if form == "paper":
-            of_channels += [("last_norm", nn.BatchNorm1d(channels))]
-            of_places += [("last_norm", nn.BatchNorm2d(1))]
-        self.channel_branch = nn.Sequential(OrderedDict(of_channels))
-        self.spatial_branch = nn.Sequential(OrderedDict(of_places))
+            channel_layers += [("last_norm", nn.BatchNorm1d(channels))]
+            spatial_layers += [("last_norm", nn.BatchNorm2d(1))]
+        self.channel_branch = nn.Sequential(OrderedDict(channel_layers))
+        self.spatial_branch = nn.Sequential(OrderedDict(spatial_layers))
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), between 1 and 2."""
-        channels = self.channel_branch(mean_of(x, (2, 3)).flatten(1))[:, :, None, None]
-        places = self.spatial_branch(x)
-        return 1 + (channels * places if self.form == "code" else channels + places).sigmoid()
+        channels = self.channel_branch(mean_of(x, (2, 3)).flatten(1))[:, :, None, None]  # (B, C, 1, 1)
+        locations = self.spatial_branch(x)  # (B, 1, H, W)
+        return 1 + (channels * locations if self.form == "code" else channels + locations).sigmoid()

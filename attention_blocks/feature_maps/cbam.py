@@ -1,4 +1,4 @@
-"""CBAM: first which channels count, then which places."""
+"""CBAM: channel attention followed by spatial attention."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from attention_blocks.feature_maps.spatial_attention import SpatialAttention
 
 
 class CBAM(FeatureMapAttention):
-    """:class:`ChannelAttention`, and :class:`SpatialAttention` on what it gives.
+    """:class:`ChannelAttention` followed by :class:`SpatialAttention`.
 
     ::
 
         (B, C, H, W) ─ channel attention ─ spatial attention ─▶ (B, C, H, W)
 
-    There is no sum with what came in: the authors put the block inside the residual branch of a network, whose sum it
-    is.
+    The input is not added to the output: the authors insert the block in a residual branch.
 
     Args:
         channels: C.
-        reduction: of the channel attention; the authors' 16.
-        kernel_size: of the spatial attention; the authors' 7.
-        hidden_channels: of the channel attention, in place of ``reduction``.
-        divisor: of the channel attention, whose hidden channels are rounded to a multiple of it; timm's 1.
-        bias: in the channel attention, as in the authors' code; timm leaves it out.
+        reduction: of the channel attention; 16 in the authors' code.
+        kernel_size: of the spatial attention; 7 in the authors' code.
+        hidden_channels: of the channel attention, instead of ``reduction``.
+        divisor: round the hidden channels of the channel attention to a multiple of this; 1 in timm.
+        bias: of the channel attention, as in the authors' code; timm has none.
 
     Raises:
         ValueError: ``reduction`` does not divide ``channels``; the kernel's size is even; a size is not positive.
@@ -75,14 +74,14 @@ class CBAM(FeatureMapAttention):
         self.spatial_attention = SpatialAttention(channels, kernel_size)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), the product of both gates."""
+        """(B, C, H, W), product of both gates."""
         gates = self.gates(x)
-        return gates["channels"] * gates["places"]
+        return gates["channels"] * gates["locations"]
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Of the channels, (B, C, 1, 1), and of the places, (B, 1, H, W)."""
+        """Gates of the channels, (B, C, 1, 1), and of the locations, (B, 1, H, W)."""
         channels = self.channel_attention.gate(x)
-        return {"channels": channels, "places": self.spatial_attention.gate(x * channels)}
+        return {"channels": channels, "locations": self.spatial_attention.gate(x * channels)}
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
@@ -90,5 +89,5 @@ class CBAM(FeatureMapAttention):
         return multiplied(x, self.spatial_attention.gate(x), overwrite=True)
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
-        """Turns one weight round: timm's convolution reads (mean, max); the authors' and this one read (max, mean)."""
+        """Swaps input channels: timm's convolution reads (mean, max), the authors' and this one (max, mean)."""
         return self.spatial_attention.rearrange(key.removeprefix("spatial_attention."), weight, layout)

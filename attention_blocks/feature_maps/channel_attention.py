@@ -1,4 +1,4 @@
-"""The first half of CBAM: which channels count."""
+"""Channel attention: the first half of CBAM."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from attention_blocks.feature_maps.pooling import mean_of
 
 
 class ChannelAttention(FeatureMapAttention):
-    """Multiplies each channel by a gate, computed from the means and the maxima of all channels.
+    """Multiplies each channel by a gate computed from the means and maxima of all channels.
 
     ::
 
-                     ┌─ mean over places ─┐
-        (B, C, H, W) ┤                    ├─ linear C → C/r ─ ReLU ─ linear C/r → C ─ sum ─ sigmoid ─▶ (B, C, 1, 1)
-                     └─ max over places ──┘
+                     ┌─ mean over H and W ─┐
+        (B, C, H, W) ┤                     ├─ linear C → C/r ─ ReLU ─ linear C/r → C ─ sum ─ sigmoid ─▶ (B, C, 1, 1)
+                     └─ max over H and W ──┘
 
-        gate = σ(MLP(mean(x)) + MLP(max(x))), one MLP for both
+        gate = σ(MLP(mean(x)) + MLP(max(x))), with one MLP
 
     Args:
         channels: C.
-        reduction: r; the authors' 16.
-        hidden_channels: C/r itself, in place of ``reduction``.
-        divisor: C/r is rounded to a multiple of this, at least one; timm's 1. When left out, r must divide C.
-        bias: as in the authors' code; the paper's equation and timm leave it out.
+        reduction: r; 16 in the authors' code.
+        hidden_channels: C/r itself, instead of ``reduction``.
+        divisor: round C/r to a multiple of this, at least one; 1 in timm. If omitted, r must divide C.
+        bias: as in the authors' code; the paper's equation and timm have none.
 
     Raises:
         ValueError: ``reduction`` does not divide ``channels``; a size is not positive.
@@ -63,6 +63,6 @@ class ChannelAttention(FeatureMapAttention):
         self.up_proj = nn.Linear(width, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1), one number a channel."""
-        pooled = torch.stack([mean_of(x, (2, 3)), x.amax((2, 3), keepdim=True)]).flatten(2)
+        """(B, C, 1, 1), one value per channel."""
+        pooled = torch.stack([mean_of(x, (2, 3)), x.amax((2, 3), keepdim=True)]).flatten(2)  # (2, B, C)
         return self.up_proj(F.relu(self.down_proj(pooled))).sum(0).sigmoid()[:, :, None, None]

@@ -1,4 +1,4 @@
-"""Coordinate attention: each channel is gated by row and by column."""
+"""Coordinate attention: gates for the rows and columns of each channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention_blocks.feature_maps.pooling import mean_of, multiplied
 
 
 class CoordinateAttention(FeatureMapAttention):
-    """Multiplies each place by a gate of its row and a gate of its column, channel by channel.
+    """Multiplies each value by a gate of its row and a gate of its column, for each channel.
 
     ::
 
@@ -25,9 +25,9 @@ class CoordinateAttention(FeatureMapAttention):
 
     Args:
         channels: C.
-        reduction: the authors' 32.
-        hidden_channels: h itself, in place of ``reduction``.
-        bias: of the three convolutions, as in the authors' code; timm leaves it out.
+        reduction: 32 in the authors' code.
+        hidden_channels: h itself, instead of ``reduction``.
+        bias: of the three convolutions, as in the authors' code; timm has none.
 
     Raises:
         ValueError: a size is not positive.
@@ -61,15 +61,15 @@ class CoordinateAttention(FeatureMapAttention):
         self.column_proj = nn.Conv2d(width, channels, 1, bias=bias)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """Of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
-        squeezed = torch.cat([mean_of(x, 3), mean_of(x, 2).transpose(2, 3)], dim=2)
-        squeezed = self.activation(self.norm(self.down_proj(squeezed)))
+        """Gates of the rows, (B, C, H, 1), and of the columns, (B, C, 1, W)."""
+        squeezed = torch.cat([mean_of(x, 3), mean_of(x, 2).transpose(2, 3)], dim=2)  # (B, C, H + W, 1)
+        squeezed = self.activation(self.norm(self.down_proj(squeezed)))  # (B, h, H + W, 1)
         rows, columns = squeezed.split([x.size(2), x.size(3)], dim=2)
-        of_columns = self.column_proj(columns).sigmoid().transpose(2, 3)
-        return {"rows": self.row_proj(rows).sigmoid(), "columns": of_columns}
+        columns = self.column_proj(columns).sigmoid().transpose(2, 3)  # (B, C, 1, W)
+        return {"rows": self.row_proj(rows).sigmoid(), "columns": columns}
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), the product of the gates of row and column."""
+        """(B, C, H, W), product of the gates of row and column."""
         gates = self.gates(x)
         return gates["rows"] * gates["columns"]
 

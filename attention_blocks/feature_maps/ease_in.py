@@ -1,4 +1,4 @@
-"""Another block, brought into a trained network without a jolt."""
+"""Inserts a block into a trained network without changing its output at first."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttent
 
 
 class EaseIn(FeatureMapAttention):
-    """Mixes a map with what a block makes of it, by a learned share that starts at zero: at first, nothing changes.
+    """Mixes a feature map with the output of a block, by a learned scale that starts at zero.
 
     ::
 
-        (B, C, H, W) ─┬─ block ─ x share ────────┐
-                      └───────── x (1 - share) ──┴─ + ─▶ (B, C, H, W)
+        (B, C, H, W) ─┬─ block ─ x scale ────────┐
+                      └───────── x (1 - scale) ──┴─ + ─▶ (B, C, H, W)
 
-    A block that multiplies by its gate multiplies by 1 + share · (gate - 1): a gate that opens at 1.
+    If the block multiplies by a gate, the product is by 1 + scale · (gate - 1), which is 1 at first.
 
     Args:
         channels: C.
-        block: made as ``block(channels)``; any that gives back the shape that it takes.
+        block: creates the block, called as ``block(channels)``; any block that keeps the shape.
 
     Attributes:
-        share: the learned share, (1,).
-        block: what was made.
+        scale: the learned scale, (1,).
+        block: the block.
 
     References:
-        The scale that starts at zero is Bachlechner et al. 2021's, "ReZero is All You Need".
+        Bachlechner et al. 2021, "ReZero is All You Need" (the scale that starts at zero).
 
     Example:
         >>> from attention_blocks import SqueezeExcite
@@ -41,15 +41,22 @@ class EaseIn(FeatureMapAttention):
     def __init__(self, channels: int, block: Callable[[int], nn.Module]) -> None:
         super().__init__(channels)
         self.block = block(channels)
-        self.share = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.zeros(1))
 
     def gate(self, x: Tensor) -> Tensor:
-        """The block's gate, as far as it is let in; for blocks that have one and multiply by it."""
-        return 1 + self.share.to(x.dtype) * (self._attention().gate(x) - 1)
+        """Gate of the block, mixed with 1; for blocks that multiply by a gate.
+
+        Args:
+            x: (B, C, H, W).
+
+        Raises:
+            TypeError: the block is not a :class:`FeatureMapAttention`.
+        """
+        return 1 + self.scale.to(x.dtype) * (self._attention().gate(x) - 1)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The block's own gates, named with the share of them that is let in."""
-        return {f"{name}, {self.share.item():.0%} of it": gate for name, gate in self._attention().gates(x).items()}
+        """Gates of the block itself, named with the fraction of each that is mixed in; see :meth:`gate`."""
+        return {f"{name}, {self.scale.item():.0%} of it": gate for name, gate in self._attention().gates(x).items()}
 
     def _attention(self) -> FeatureMapAttention:
         if not isinstance(self.block, FeatureMapAttention):
@@ -59,4 +66,4 @@ class EaseIn(FeatureMapAttention):
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        return x + self.share.to(x.dtype) * (self.block(x) - x)
+        return x + self.scale.to(x.dtype) * (self.block(x) - x)

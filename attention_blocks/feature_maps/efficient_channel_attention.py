@@ -1,4 +1,4 @@
-"""Efficient channel attention: each channel is gated by the few beside it."""
+"""Efficient channel attention: a convolution along the channels gates each channel."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from attention_blocks.feature_maps.pooling import mean_of
 
 
 class EfficientChannelAttention(FeatureMapAttention):
-    """Multiplies each channel by a gate, computed from the means of the k channels around it: k weights in all.
+    """Multiplies each channel by a gate computed from the means of the k channels around it, with k weights in total.
 
     ::
 
-        (B, C, H, W) ─ mean over places ─ convolution along the channels, k wide ─ sigmoid ─▶ (B, C, 1, 1)
+        (B, C, H, W) ─ mean over H and W ─ convolution along the channels, size k ─ sigmoid ─▶ (B, C, 1, 1)
 
-        k = (log₂ C + 1) / 2, cut off, and the next odd number where that is even
+        k = (log₂ C + 1) / 2, rounded down, and the next odd number if that is even
 
     Args:
         channels: C.
-        kernel_size: k; from the channels, as above, when left out.
+        kernel_size: k; if omitted, computed from the channels as above.
 
     Raises:
         ValueError: the kernel's size is even; a size is not positive.
@@ -43,12 +43,12 @@ class EfficientChannelAttention(FeatureMapAttention):
     def __init__(self, channels: int, kernel_size: int | None = None) -> None:
         super().__init__(channels)
         if kernel_size is None:
-            # Cut off, then moved up to an odd number: 3 for 64 channels, 5 for 128 to 1,024.
+            # Rounded down, then up to an odd number: 3 for 64 channels, 5 for 128 to 1,024.
             kernel_size = int((math.log2(channels) + 1) / 2) // 2 * 2 + 1
         check_kernel_size(kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1), one number a channel."""
-        squeezed = mean_of(x, (2, 3)).flatten(2).transpose(1, 2)
+        """(B, C, 1, 1), one value per channel."""
+        squeezed = mean_of(x, (2, 3)).flatten(2).transpose(1, 2)  # (B, 1, C)
         return self.conv(squeezed).sigmoid().transpose(1, 2).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""The one contract of attention on feature maps: a map in, the same map out, reweighted."""
+"""Base class of attention on feature maps."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Layout = Literal["authors", "timm", "timm_efficientnet"]
 
 
 class FeatureMapAttention(nn.Module):
-    """Base of every attention on feature maps; subclass it to bring your own to any network here.
+    """Base class of attention on feature maps; subclass it to use your own block in any network here.
 
     ::
 
         (B, C, H, W) ─┬─ gate ─┐
                       └─────── × ──▶ (B, C, H, W)
 
-    A subclass writes :meth:`gate`, and :meth:`forward` too where it does more than multiply. It is built as
-    ``Block(channels, **own_arguments)``, and keeps no state between calls.
+    A subclass defines :meth:`gate`, and :meth:`forward` if it does more than multiply by the gate. It is built as
+    ``Block(channels, **own_arguments)`` and keeps no state between calls.
 
     Args:
-        channels: C, of the maps that come in.
+        channels: C, of the input.
 
     Attributes:
-        channels: as given.
-        layouts: by the name of a layout of weights, the layout's name of each submodule of this block.
+        channels: C.
+        layouts: for each layout of weights, its names for the submodules of this block.
 
     Raises:
         ValueError: ``channels`` is not positive.
 
     Example:
-        A block of one's own, which keeps what is above the mean of its channel:
+        Your own block, which keeps the values above the mean of their channel:
 
         >>> import torch
         >>> from attention_blocks import FeatureMapAttention
@@ -53,15 +53,18 @@ class FeatureMapAttention(nn.Module):
         self.channels = channels
 
     def gate(self, x: Tensor) -> Tensor:
-        """What multiplies the map, broadcastable to (B, C, H, W): for plots, and for :meth:`forward`.
+        """Gate that multiplies the feature map, for :meth:`forward` and for plots.
 
         Args:
             x: (B, C, H, W).
+
+        Returns:
+            A tensor that broadcasts to (B, C, H, W).
         """
         raise NotImplementedError(f"{type(self).__name__} must define gate(x)")
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gates that :meth:`gate` is made of, each by its name, for plots; of most blocks, the one.
+        """Factors of :meth:`gate` by name, for plots; most blocks have one.
 
         Args:
             x: (B, C, H, W).
@@ -69,7 +72,13 @@ class FeatureMapAttention(nn.Module):
         return {"gate": self.gate(x)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W).
+        """Multiplies the feature map by its gate.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, C, H, W).
 
         Raises:
             ValueError: ``x`` has another shape.
@@ -78,22 +87,30 @@ class FeatureMapAttention(nn.Module):
         return x * self.gate(x)
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
-        """A weight of a layout, its numbers in the order they have here; for blocks where the orders differ.
+        """Reorders a weight of another layout for this block, where the order of its entries differs.
 
         Args:
-            key: its name in the state dict of this block.
-            weight: in the layout's own shape.
+            key: name in the state dict of this block.
+            weight: in the shape of the layout.
             layout: a key of ``layouts``.
+
+        Returns:
+            The weight in the order of this block.
         """
         return weight
 
     def extra_repr(self) -> str:
-        """Shown when a network is printed."""
+        """Shows the channels in the printed module."""
         return f"channels={self.channels}"
 
 
 def check_map(x: Tensor, channels: int, name: str = "x") -> None:
-    """Refuses what is no feature map of so many channels.
+    """Refuses a tensor that is not a feature map with the given channels.
+
+    Args:
+        x: the tensor.
+        channels: C.
+        name: name of the argument, for the message.
 
     Raises:
         ValueError: the shape is not (B, channels, H, W).
@@ -103,22 +120,32 @@ def check_map(x: Tensor, channels: int, name: str = "x") -> None:
 
 
 def reduced(channels: int, reduction: int) -> int:
-    """Channels of a bottleneck.
+    """Channels of a bottleneck, ``channels / reduction``.
+
+    Args:
+        channels: C.
+        reduction: r.
 
     Raises:
-        ValueError: the reduction is not positive, does not divide the channels, or leaves none.
+        ValueError: the reduction is not positive or does not divide the channels.
     """
     if reduction < 1 or channels % reduction:
         divisors = [str(n) for n in range(2, channels + 1) if channels % n == 0]
         raise ValueError(
             f"reduction must divide channels, got reduction={reduction} and channels={channels}; "
-            f"choose one of {', '.join(divisors) or '1'}, or say hidden_channels, or a divisor to round to"
+            f"choose one of {', '.join(divisors) or '1'}, or pass hidden_channels, or a divisor to round to"
         )
     return channels // reduction
 
 
 def hidden(channels: int, reduction: int, hidden_channels: int | None, divisor: int | None = None) -> int:
-    """Channels of a bottleneck, as given, or reduced and rounded.
+    """Channels of a bottleneck: as given, or reduced and rounded.
+
+    Args:
+        channels: C.
+        reduction: r.
+        hidden_channels: the result itself; overrides the others.
+        divisor: round to a multiple of this, at least one; if omitted, the reduction must divide C.
 
     Raises:
         ValueError: see :func:`reduced`; or ``hidden_channels`` or ``divisor`` is not positive.
@@ -136,10 +163,14 @@ def hidden(channels: int, reduction: int, hidden_channels: int | None, divisor: 
 
 
 def check_kernel_size(kernel_size: int, name: str = "kernel_size") -> None:
-    """Refuses a kernel without a middle.
+    """Refuses a kernel that has no centre.
+
+    Args:
+        kernel_size: k.
+        name: name of the argument, for the message.
 
     Raises:
         ValueError: the size is even or not positive.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"{name} must be odd and positive, so that a place is its kernel's middle, got {kernel_size}")
+        raise ValueError(f"{name} must be odd and positive, so that the kernel has a centre, got {kernel_size}")

@@ -1,4 +1,4 @@
-"""Global context: one vector for the whole map, found by attention and given to every place."""
+"""Global context: one attention-pooled vector of the feature map is added to every location."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from attention_blocks.kernels import attention_pool
 
 
 class GlobalContext(FeatureMapAttention):
-    """Adds to every place, or multiplies every place by, what one query finds in the map.
+    """Adds a vector computed from the attention-pooled feature map to every location, or multiplies by its sigmoid.
 
     ::
 
-        (B, C, H, W) ┬─ 1 x 1 convolution ─ softmax over places ─ weighted mean of places
+        (B, C, H, W) ┬─ 1 x 1 convolution ─ softmax over locations ─ weighted mean
                      │     ─ linear C → C/r ─ layer norm ─ ReLU ─ linear C/r → C ─┐
                      └────────────────────────────────────────────────────── + ──┴──▶ (B, C, H, W)
 
-        context = Σ softmax(w · x)ₚ xₚ;   out = x + W₂ relu(LN(W₁ context))
+        context = Σₚ softmax(w · x)ₚ xₚ over the locations p;   out = x + W₂ relu(LN(W₁ context))
 
-    It starts as the identity where it adds: the last map is zero at first.
+    With ``fuse="add"`` the block is the identity at first: the weights of the last linear layer start at zero.
 
     Args:
         channels: C.
-        reduction: r; the authors' 16.
-        hidden_channels: C/r itself, in place of ``reduction``.
-        divisor: C/r is rounded to a multiple of this, at least one; timm's 1. When left out, r must divide C.
-        fuse: "add", as in the authors' networks, or "multiply" by the sigmoid of what is found, as timm does.
-        eps: of the layer norm; timm's is 1e-6.
+        reduction: r; 16 in the authors' networks.
+        hidden_channels: C/r itself, instead of ``reduction``.
+        divisor: round C/r to a multiple of this, at least one; 1 in timm. If omitted, r must divide C.
+        fuse: "add", as in the authors' networks, or "multiply" by the sigmoid, as in timm.
+        eps: of the layer norm; 1e-6 in timm.
 
     Raises:
-        ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``fuse`` is neither.
+        ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``fuse`` is unknown.
 
     References:
         Cao et al. 2019, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond".
@@ -86,22 +86,22 @@ class GlobalContext(FeatureMapAttention):
             nn.init.zeros_(self.up_proj.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W), how much each place counts in the context, 1 in all; where it multiplies, (B, C, 1, 1)."""
+        """Attention weights of the locations, (B, 1, H, W), which sum to 1; with "multiply", the gate, (B, C, 1, 1)."""
         if self.fuse == "multiply":
-            return self._found(x).sigmoid()
-        return self._pooled(x)[1].view(x.size(0), 1, *x.shape[2:])
+            return self._transformed(x).sigmoid()
+        return self._pool(x)[1].view(x.size(0), 1, *x.shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        found = self._found(x)
-        return x + found if self.fuse == "add" else x * found.sigmoid()
+        context = self._transformed(x)
+        return x + context if self.fuse == "add" else x * context.sigmoid()
 
-    def _found(self, x: Tensor) -> Tensor:
-        """What is added, or the logits of what multiplies: (B, C, 1, 1)."""
-        context, _ = self._pooled(x)
+    def _transformed(self, x: Tensor) -> Tensor:
+        """Vector to add, or logits of the gate: (B, C, 1, 1)."""
+        context, _ = self._pool(x)
         return self.up_proj(self.activation(self.norm(self.down_proj(context))))[:, :, None, None]
 
-    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted mean of the places, (B, C), and the weights, (B, H · W)."""
+    def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention-pooled feature map, (B, C), and the weights, (B, H * W)."""
         return attention_pool(x, self.score_proj.weight, self.score_proj.bias)

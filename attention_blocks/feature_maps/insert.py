@@ -1,4 +1,4 @@
-"""Attention blocks put into any CNN, and taken out again."""
+"""Inserts attention blocks into any CNN, and removes them again."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch.utils.hooks import RemovableHandle
 
 from attention_blocks.evaluating import evaluating
 from attention_blocks.feature_maps.ease_in import EaseIn
-from attention_blocks.feature_maps.places import Example, Place, find_maps, matching
+from attention_blocks.feature_maps.locations import Example, Location, find_feature_maps, matching
 
 Block = Callable[[int], nn.Module]
 
-# Where a network keeps its inserted blocks.
+# Name of the submodule that holds the inserted blocks of a network.
 _NAME = "inserted_attention"
 
 
 class Insertion(NamedTuple):
-    """A block that was put into a network.
+    """A block inserted into a network.
 
     Attributes:
-        place: the module whose output it works on.
-        block: the block itself.
-        channels: C of the map there.
-        height: H, for images of the size that was looked at.
-        width: W, likewise.
+        location: name of the module that it was inserted after.
+        block: the block.
+        channels: C of the feature map.
+        height: H of the feature map, for the example images.
+        width: W of the feature map, for the example images.
     """
 
-    place: str
+    location: str
     block: nn.Module
     channels: int
     height: int
@@ -41,14 +41,14 @@ class Insertion(NamedTuple):
         block = self.block.block if isinstance(self.block, EaseIn) else self.block
         parameters = sum(p.numel() for p in self.block.parameters())
         shape = f"{self.channels} channels, {self.height} x {self.width}"
-        return f"{self.place}: {type(block).__name__}, {shape}, {parameters:,} parameters"
+        return f"{self.location}: {type(block).__name__}, {shape}, {parameters:,} parameters"
 
 
 class InsertedAttention(nn.ModuleDict):
-    """The blocks put into a network, by place, ``/`` standing for the dots of its name.
+    """Inserted blocks by location, with ``/`` in place of the dots of its name.
 
-    They stand beside the network's own modules, which stay as they are, names and weights and all; each is called
-    behind the module at its place. Called itself, as the last of an ``nn.Sequential`` is, it does nothing.
+    The network's own modules keep their names and weights; each block is applied to the output of the module at its
+    location. Called itself, as the last child of an ``nn.Sequential`` is, it is the identity.
     """
 
     def __init__(self) -> None:
@@ -56,26 +56,26 @@ class InsertedAttention(nn.ModuleDict):
         self.hosts: dict[str, nn.Module] = {}
         self.handles: dict[str, RemovableHandle] = {}
 
-    def put(self, place: str, block: nn.Module, host: nn.Module) -> None:
-        """Lets a block work on what a module gives."""
-        self[place.replace(".", "/")] = block
-        self.hosts[place] = host
-        self.handles[place] = host.register_forward_hook(_Behind(block))
+    def put(self, location: str, block: nn.Module, host: nn.Module) -> None:
+        """Applies a block to the output of a module."""
+        self[location.replace(".", "/")] = block
+        self.hosts[location] = host
+        self.handles[location] = host.register_forward_hook(_ApplyAfter(block))
 
     def follow(self, network: nn.Module) -> None:
-        """Lets each block work on what stands at its place now."""
-        for place, host in list(self.hosts.items()):
-            if (now := network.get_submodule(place)) is not host:
-                self.handles[place].remove()
-                self.put(place, self[place.replace(".", "/")], now)
+        """Applies each block to the output of the module that is at its location now."""
+        for location, host in list(self.hosts.items()):
+            if (now := network.get_submodule(location)) is not host:
+                self.handles[location].remove()
+                self.put(location, self[location.replace(".", "/")], now)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The identity."""
+        """Returns ``x``."""
         return x
 
 
-class _Behind:
-    """Called with what a module gives, it gives what a block makes of that."""
+class _ApplyAfter:
+    """Forward hook that replaces the output of a module by the output of a block on it."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -87,35 +87,35 @@ class _Behind:
 def insert_attention(
     model: nn.Module,
     block: Block,
-    where: Place | Sequence[Place],
+    where: Location | Sequence[Location],
     *,
     ease_in: bool = False,
     example: Example | None = None,
 ) -> list[Insertion]:
-    """Puts an attention block behind chosen modules of a CNN.
+    """Inserts an attention block after chosen modules of a CNN.
 
-    The sizes of the maps are found by running the network once, on zeros and without a trace: no weight, no running
-    mean and no mode is changed.
+    The sizes of the feature maps are recorded by running the network once, on zeros; weights, running statistics and
+    training mode do not change.
 
     Args:
-        model: any network of feature maps, from timm, torchvision or one's own; changed in place.
-        block: makes a block as ``block(channels)``: a class, or a ``functools.partial`` of one.
-        where: one or more places. A name, in which ``*`` stands for any part between dots: ``"layer*.*.bn2"``. A type
-            of module: behind each of its kind. A number n: the end of the stage whose maps are 1 / n of the image, or
-            near that where the network does not pad.
-        ease_in: wraps each block in :class:`EaseIn`, so that the network's output is unchanged at first. For networks
-            that are trained already.
-        example: images to run the network on, (B, C, H, W), or several inputs that it takes; zeros of the size that
-            timm's networks state, or of 64 to 224 pixels, when left out.
+        model: any network of feature maps, from timm, torchvision or your own; changed in place.
+        block: creates a block, called as ``block(channels)``: a class, or a ``functools.partial`` of one.
+        where: one or more locations. A name, in which ``*`` matches any part between dots: ``"layer*.*.bn2"``. A type
+            of module: after each module of that type. A number n: the end of the stage whose feature maps are n times
+            smaller than the image, or nearly so if the network does not pad.
+        ease_in: wrap each block in :class:`EaseIn`, so that the output of the network is unchanged at first; for
+            networks that are already trained.
+        example: images to run the network on, (B, C, H, W), or all of its inputs. If omitted, zeros of the size that
+            timm's networks state, or of 64 to 224 pixels.
 
     Returns:
-        What was put where, in the order in which the network comes by.
+        The insertions, in the order in which the network calls the modules.
 
     Raises:
-        ValueError: a place matches nothing that gives a feature map, a module is called more than once, a block stands
-            there already, the network does not run on the example, or a block cannot be made for the channels there
-            or changes the shape. The network is then as it was.
-        TypeError: ``block`` is made already, or makes no module; ``where`` or ``model`` is something else altogether.
+        ValueError: a location matches no module that returns a feature map, a module is called more than once, there
+            is a block already, the network does not run on the example, or a block cannot be created for the channels
+            or changes the shape. The network is unchanged then.
+        TypeError: ``block`` is a module, or does not create one; ``where`` or ``model`` has another type.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, insert_attention, remove_attention
@@ -128,41 +128,43 @@ def insert_attention(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, an nn.Module, got {model!r}")
     if isinstance(block, nn.Module) or not callable(block):
-        given = f"a {type(block).__name__} that is made already" if isinstance(block, nn.Module) else repr(block)
-        raise TypeError(f"block must make a block as block(channels), as the class SqueezeExcite does, got {given}")
+        got = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
+        raise TypeError(f"block must create a block as block(channels), as the class SqueezeExcite does, got {got}")
     blocks = {id(part) for home in _homes(model).values() for part in home.modules()}
-    maps = find_maps(model, example, lambda module: id(module) not in blocks)
+    maps = find_feature_maps(model, example, lambda module: id(module) not in blocks)
     chosen: set[str] = set()
-    for place in where if isinstance(where, Sequence) and not isinstance(where, str) else [where]:
-        chosen.update(matching(place, model, maps))
+    for location in where if isinstance(where, Sequence) and not isinstance(where, str) else [where]:
+        chosen.update(matching(location, model, maps))
     if not chosen:
-        raise ValueError("where names no place; give a name, a type of module, or how much smaller the maps are")
+        raise ValueError("where is empty; pass a name, a type of module, or how many times smaller the maps are")
     taken = inserted(model)
     insertions = []
-    for name in (name for name in maps.given if name in chosen):
-        shapes = maps.given[name]
+    for name in (name for name in maps.outputs if name in chosen):
+        shapes = maps.outputs[name]
         if len(shapes) > 1:
             parent = name.rpartition(".")[0]
-            once = [name for name, shapes in maps.given.items() if len(shapes) == 1]
+            once = [name for name, shapes in maps.outputs.items() if len(shapes) == 1]
             other = parent if parent in once else next(iter(once), "")
             raise ValueError(
-                f"where: {name!r} is called {len(shapes)} times in the network; choose a place that is called once"
+                f"where: {name!r} is called {len(shapes)} times in the network; choose a module that is called once"
                 + (f", such as {other!r}" if other else "")
             )
         if name in taken:
-            raise ValueError(f"where: there is a block behind {name!r} already; remove_attention(model) takes all out")
-        insertions.append(_make(partial(EaseIn, block=block) if ease_in else block, name, shapes[0], model))
+            raise ValueError(
+                f"where: there is a block after {name!r} already; remove_attention(model) removes all blocks"
+            )
+        insertions.append(_create(partial(EaseIn, block=block) if ease_in else block, name, shapes[0], model))
     home = getattr(model, _NAME, None)
     if home is None:
         home = InsertedAttention()
         model.add_module(_NAME, home)
     for insertion in insertions:
-        home.put(insertion.place, insertion.block, model.get_submodule(insertion.place))
+        home.put(insertion.location, insertion.block, model.get_submodule(insertion.location))
     return insertions
 
 
 def inserted(model: nn.Module) -> dict[str, nn.Module]:
-    """The blocks that :func:`insert_attention` has put into a network, by place.
+    """Blocks that :func:`insert_attention` has inserted into a network, by location.
 
     Example:
         >>> inserted(nn.Conv2d(3, 8, 3))
@@ -175,10 +177,10 @@ def inserted(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def follow_replaced(model: nn.Module) -> None:
-    """Lets inserted blocks work on what stands at their places now, where modules were replaced since.
+    """Applies inserted blocks to the modules that are at their locations now, if modules were replaced.
 
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` replaces batch norms, and loses the blocks behind them;
-    ``ConvClassifier`` calls this when its training starts.
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` replaces batch norms, and loses the blocks inserted after them;
+    ``ConvClassifier`` calls this function when training starts.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, insert_attention
@@ -192,10 +194,10 @@ def follow_replaced(model: nn.Module) -> None:
 
 
 def remove_attention(model: nn.Module) -> None:
-    """Takes out every block that :func:`insert_attention` has put into a network, which is then as it was before.
+    """Removes all blocks that :func:`insert_attention` has inserted, which restores the original network.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, insert_attention, remove_attention
@@ -215,7 +217,7 @@ def remove_attention(model: nn.Module) -> None:
 
 
 def _homes(model: nn.Module) -> dict[str, InsertedAttention]:
-    """What was inserted into a network and, each by itself, into parts of it, by the name of the part and a dot."""
+    """Inserted blocks of a network and of those of its parts that have their own, by the part's name and a dot."""
     return {
         name.removesuffix(_NAME): module
         for name, module in model.named_modules()
@@ -223,20 +225,20 @@ def _homes(model: nn.Module) -> dict[str, InsertedAttention]:
     }
 
 
-def _make(block: Block, place: str, shape: torch.Size, model: nn.Module) -> Insertion:
+def _create(block: Block, location: str, shape: torch.Size, model: nn.Module) -> Insertion:
     parameter = next(model.parameters(), torch.zeros(()))
     try:
-        made = block(shape[1])
+        created = block(shape[1])
     except ValueError as error:
-        raise ValueError(f"block: none can be made for the {shape[1]} channels behind {place!r}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise TypeError(f"block must make an nn.Module of a number of channels, got {made!r}")
-    made.to(device=parameter.device, dtype=parameter.dtype)
-    with evaluating(made), torch.no_grad():
-        given = made(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
-    if given.shape != shape:
+        raise ValueError(f"block: cannot be created for the {shape[1]} channels of {location!r}: {error}") from error
+    if not isinstance(created, nn.Module):
+        raise TypeError(f"block must create an nn.Module from a number of channels, got {created!r}")
+    created.to(device=parameter.device, dtype=parameter.dtype)
+    with evaluating(created), torch.no_grad():
+        output = created(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
+    if output.shape != shape:
         raise ValueError(
-            f"block: {type(made).__name__} makes {tuple(given.shape)} of {tuple(shape)} behind {place!r}; "
-            "only what keeps the shape can be inserted"
+            f"block: {type(created).__name__} turns {tuple(shape)} into {tuple(output.shape)} after {location!r}; "
+            "only blocks that keep the shape can be inserted"
         )
-    return Insertion(place, made.train(model.training), *shape[1:])
+    return Insertion(location, created.train(model.training), *shape[1:])

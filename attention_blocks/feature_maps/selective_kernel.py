@@ -1,4 +1,4 @@
-"""Selective kernels: convolutions of several sizes, and attention that chooses between them."""
+"""Selective kernels: attention over convolutions with several kernel sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attention_blocks.feature_maps.pooling import mean_of
 
 
 class SelectiveKernel(FeatureMapAttention):
-    """A convolution whose kernel size is chosen, channel by channel, by what the map shows.
+    """Convolution whose kernel size is selected by attention, for each channel.
 
     ::
 
@@ -27,17 +27,17 @@ class SelectiveKernel(FeatureMapAttention):
 
         z = relu(BN(W mean(U₁ + U₂)));   a, b = softmax over the paths of (A z, B z);   out = a U₁ + b U₂
 
-    A kernel of 5 x 5 is one of 3 x 3, dilated by 2. It takes the place of a 3 x 3 convolution with its norm and ReLU.
+    A 5 x 5 kernel is a 3 x 3 kernel with dilation 2. The block replaces a 3 x 3 convolution with its norm and ReLU.
 
     Args:
         channels: C.
-        out_channels: as ``channels`` when left out.
-        kernel_sizes: of the paths; the authors' 3 and 5.
+        out_channels: defaults to ``channels``.
+        kernel_sizes: of the paths; 3 and 5 in the authors' code.
         stride: of every path.
-        groups: of every path, or one number a path; the authors' 32. timm's default is 1.
-        reduction: from ``out_channels`` to z; the authors' 16.
-        min_hidden: the fewest features of z; the authors' 32.
-        split_input: each path sees its share of the channels only, as timm's does by default.
+        groups: of every path, or one number per path; 32 in the authors' code, 1 by default in timm.
+        reduction: from ``out_channels`` to z; 16 in the authors' code.
+        min_hidden: smallest size of z; 32 in the authors' code.
+        split_input: split the channels between the paths, as timm does by default.
 
     Raises:
         ValueError: groups or paths do not divide the channels; a kernel's size is even; a size is not positive.
@@ -53,7 +53,7 @@ class SelectiveKernel(FeatureMapAttention):
     """
 
     layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
-        # The first author's own network in PyTorch: kernel_sizes=(3, 3), groups=(1, 32), min_hidden=1.
+        # The first author's network in PyTorch: kernel_sizes=(3, 3), groups=(1, 32), min_hidden=1.
         "authors": {
             "paths.0.0": "conv2",
             "paths.0.1": "bn2",
@@ -93,20 +93,22 @@ class SelectiveKernel(FeatureMapAttention):
             if size < 1:
                 raise ValueError(f"{name} must be positive, got {size}")
         if len(groups) != paths:
-            raise ValueError(f"groups must be one number or one a path, got {groups} for kernel_sizes={kernel_sizes}")
+            raise ValueError(f"groups must be one number or one per path, got {groups} for kernel_sizes={kernel_sizes}")
         if split_input and channels % paths:
-            raise ValueError(f"split_input shares the channels out: {paths} paths must divide channels={channels}")
-        inside = channels // paths if split_input else channels
+            raise ValueError(
+                f"split_input splits the channels: the number of paths, {paths}, must divide channels={channels}"
+            )
+        path_channels = channels // paths if split_input else channels
         for kernel_size, number in zip(kernel_sizes, groups, strict=True):
             check_kernel_size(kernel_size, "kernel_sizes")
-            if number < 1 or inside % number or out_channels % number:
+            if number < 1 or path_channels % number or out_channels % number:
                 raise ValueError(
-                    f"groups must divide the channels, got groups={number} for {inside} channels of each path and "
-                    f"out_channels={out_channels}"
+                    f"groups must divide the channels, got groups={number} for {path_channels} channels of each path "
+                    f"and out_channels={out_channels}"
                 )
         self.split_input = split_input
         self.paths = nn.ModuleList(
-            _path(inside, out_channels, kernel_size, stride, number)
+            _path(path_channels, out_channels, kernel_size, stride, number)
             for kernel_size, number in zip(kernel_sizes, groups, strict=True)
         )
         width = max(out_channels // reduction, min_hidden)
@@ -116,28 +118,34 @@ class SelectiveKernel(FeatureMapAttention):
         self.up_proj = nn.Linear(width, paths * out_channels, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, paths, out, 1, 1), how much each path counts in each channel, 1 in all."""
+        """(B, paths, out, 1, 1), weight of each path in each channel; the weights of a channel sum to 1."""
         return self._select(self._split(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out, H / stride, W / stride), rounded up.
+        """Applies all paths and sums them, weighted by :meth:`gate`.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, out, H / stride, W / stride), sizes rounded up.
 
         Raises:
             ValueError: ``x`` has another shape.
         """
         check_map(x, self.channels)
         paths = self._split(x)
-        chosen = [path * share for path, share in zip(paths, self._select(paths).unbind(1), strict=True)]
-        return sum(chosen[1:], chosen[0])
+        weighted = [path * weight for path, weight in zip(paths, self._select(paths).unbind(1), strict=True)]
+        return sum(weighted[1:], weighted[0])
 
     def _split(self, x: Tensor) -> list[Tensor]:
         parts = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
         return [path(part) for path, part in zip(self.paths, parts, strict=True)]
 
     def _select(self, paths: list[Tensor]) -> Tensor:
-        # The mean of a sum is the sum of means: the maps themselves need not be added.
-        squeezed = sum((mean_of(path, (2, 3)) for path in paths[1:]), mean_of(paths[0], (2, 3))).flatten(1)
-        scores = self.up_proj(self.activation(self.norm(self.down_proj(squeezed))))
+        # The mean of a sum is the sum of the means, which saves adding the feature maps.
+        squeezed = sum((mean_of(path, (2, 3)) for path in paths[1:]), mean_of(paths[0], (2, 3))).flatten(1)  # (B, out)
+        scores = self.up_proj(self.activation(self.norm(self.down_proj(squeezed))))  # (B, paths * out)
         return scores.unflatten(1, (len(paths), -1)).softmax(dim=1)[..., None, None].to(paths[0].dtype)
 
 

@@ -1,4 +1,4 @@
-"""A feature map that attends to itself: every place looks at every other."""
+"""Self-attention of a feature map: every location attends to every other."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from attention_blocks.sequence import MultiHeadAttention
 
 
 class SelfAttention2d(FeatureMapAttention):
-    """Adds to each place what it finds by looking at all places, by a learned scale that starts at zero.
+    """Adds multi-head self-attention over all locations, times a learned scale that starts at zero.
 
     ::
 
-        (B, C, H, W) ┬─ query, key and value: 1 x 1 ─ multi-head attention over H · W places ─ 1 x 1 ─ x scale ─ + ─▶
-                     └─────────────────────────────────────────────────────────────────────────────────────────┘
+        (B, C, H, W) ┬─ query, key and value: 1 x 1 ─ multi-head attention over H · W locations ─ 1 x 1 ─ x scale ─ + ─▶
+                     └────────────────────────────────────────────────────────────────────────────────────────────┘
 
-    Memory is linear in the places: the scores are never written out. With ``key_pool`` the keys and values are means
-    over squares of so many places each way, and the time falls by its square.
+    The memory is linear in H · W, since the fused kernel does not store the scores. With ``key_pool`` keys and values
+    are averaged over squares, which divides the computation by the area of a square.
 
     Args:
         channels: C.
         num_heads: N.
-        head_dim: features of a head; C / 8 over all heads when left out, as the authors have for query and key.
-        key_pool: side of the squares of places that are one key; 1 keeps each place.
+        head_dim: features of a head; defaults to C / 8 divided by N, the authors' size of queries and keys.
+        key_pool: side length of the squares over which keys and values are averaged; 1 for no pooling.
 
     Attributes:
         scale: the learned scale, (1,).
 
     Raises:
-        ValueError: a size is not positive, or nothing is left of C / 8 for each head.
+        ValueError: a size is not positive, or C / 8 is too small for the number of heads.
 
     References:
         Wang et al. 2018, "Non-local Neural Networks"; Zhang et al. 2019, "Self-Attention Generative Adversarial
-        Networks", whose scale it is. Scores are divided by the root of ``head_dim``, which theirs are not.
+        Networks" (the scale). Unlike there, scores are divided by the square root of ``head_dim``.
 
     Example:
         >>> import torch
@@ -47,45 +47,45 @@ class SelfAttention2d(FeatureMapAttention):
     def __init__(self, channels: int, num_heads: int = 1, *, head_dim: int | None = None, key_pool: int = 1) -> None:
         super().__init__(channels)
         if key_pool < 1:
-            raise ValueError(f"key_pool must be a positive number of places, got {key_pool}")
+            raise ValueError(f"key_pool must be a positive number, got {key_pool}")
         if num_heads < 1:
             raise ValueError(f"num_heads must be a positive number, got {num_heads}")
         if head_dim is None:
             head_dim = channels // 8 // num_heads
             if head_dim < 1:
                 raise ValueError(
-                    f"nothing is left of channels / 8 for each head, with channels={channels} and "
-                    f"num_heads={num_heads}; say head_dim"
+                    f"channels / 8 / num_heads is less than 1, with channels={channels} and "
+                    f"num_heads={num_heads}; pass head_dim"
                 )
         self.key_pool = key_pool
         self.attention = MultiHeadAttention(channels, num_heads=num_heads, head_dim=head_dim)
         self.scale = nn.Parameter(torch.zeros(1))
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W), how much each place is looked at, 1 in the mean of all; for plots, in quadratic memory."""
-        received = self.weights(x).mean(dim=(1, 2))
+        """Attention that each location receives, (B, 1, H, W), with mean 1; for plots, in memory quadratic in H · W."""
+        received = self.weights(x).mean(dim=(1, 2))  # (B, keys)
         keys = [-(-side // self.key_pool) for side in x.shape[2:]]
         received = (received * received.size(-1)).view(x.size(0), 1, *keys)
         return F.interpolate(received, size=x.shape[2:], mode="nearest")
 
     def weights(self, x: Tensor) -> Tensor:
-        """The attention maps, (B, N, H · W, places that are keys)."""
-        places, keys = self._sequences(x)
-        weights = self.attention(places, keys, need_weights=True).weights
-        assert weights is not None  # noqa: S101 (asked for)
+        """Attention maps, (B, N, H * W, keys)."""
+        queries, keys = self._sequences(x)
+        weights = self.attention(queries, keys, need_weights=True).weights
+        assert weights is not None  # noqa: S101 (need_weights)
         return weights
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        places, keys = self._sequences(x)
-        found = self.attention(places, keys).context
-        return x + self.scale.to(found.dtype) * found.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        queries, keys = self._sequences(x)
+        context = self.attention(queries, keys).context  # (B, H * W, C)
+        return x + self.scale.to(context.dtype) * context.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
     def _sequences(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The places that ask, (B, H · W, C), and those that are asked."""
-        places = x.flatten(2).transpose(1, 2)
+        """Queries, (B, H * W, C), and keys, (B, H * W / key_pool², C)."""
+        queries = x.flatten(2).transpose(1, 2)
         if self.key_pool == 1:
-            return places, places
+            return queries, queries
         pooled = F.avg_pool2d(x, self.key_pool, ceil_mode=True)
-        return places, pooled.flatten(2).transpose(1, 2)
+        return queries, pooled.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The second half of CBAM: which places count."""
+"""Spatial attention: the second half of CBAM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention_blocks.feature_maps.pooling import mean_of
 
 
 class SpatialAttention(FeatureMapAttention):
-    """Multiplies each place by a gate, computed from the maxima and means over the channels around it.
+    """Multiplies each location by a gate computed from the channel maxima and means around it.
 
     ::
 
@@ -22,15 +22,15 @@ class SpatialAttention(FeatureMapAttention):
                      └─ mean over channels ─┘
 
     Args:
-        channels: C; the weights do not depend on it.
-        kernel_size: k; the authors' 7.
+        channels: C; the number of parameters does not depend on it.
+        kernel_size: k; 7 in the authors' code.
 
     Raises:
         ValueError: the kernel's size is even; a size is not positive.
 
     References:
-        Woo et al. 2018, "CBAM: Convolutional Block Attention Module", section 3. The batch norm, and its slow
-        momentum of 0.01, are the authors' code's.
+        Woo et al. 2018, "CBAM: Convolutional Block Attention Module", section 3; batch norm with a
+        momentum of 0.01 as in the authors' code.
 
     Example:
         >>> import torch
@@ -50,10 +50,10 @@ class SpatialAttention(FeatureMapAttention):
         self.norm = nn.BatchNorm2d(1, momentum=0.01)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W), one number a place."""
-        pooled = torch.cat([x.amax(1, keepdim=True), mean_of(x, 1)], dim=1)
+        """(B, 1, H, W), one value per location."""
+        pooled = torch.cat([x.amax(1, keepdim=True), mean_of(x, 1)], dim=1)  # (B, 2, H, W)
         return self.norm(self.conv(pooled)).sigmoid()
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
-        """Turns one weight round: timm's convolution reads (mean, max); the authors' and this one read (max, mean)."""
+        """Swaps input channels: timm's convolution reads (mean, max), the authors' and this one (max, mean)."""
         return weight.flip(1) if layout == "timm" and key == "conv.weight" else weight

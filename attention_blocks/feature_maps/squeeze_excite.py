@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: what the whole map shows decides how much each channel counts."""
+"""Squeeze-and-excitation: channel attention from the means of all channels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class SqueezeExcite(FeatureMapAttention):
 
     ::
 
-        (B, C, H, W) ─ mean over places ─ linear C → C/r ─ ReLU ─ linear C/r → C ─ sigmoid ─▶ (B, C, 1, 1)
+        (B, C, H, W) ─ mean over H and W ─ linear C → C/r ─ ReLU ─ linear C/r → C ─ sigmoid ─▶ (B, C, 1, 1)
 
         gate = σ(W₂ relu(W₁ mean(x) + b₁) + b₂)
 
     Args:
         channels: C.
-        reduction: r; the authors' 16.
-        hidden_channels: C/r itself, in place of ``reduction``.
-        divisor: C/r is rounded to a multiple of this, at least one; timm's 8. When left out, r must divide C.
-        bias: as in the authors' networks; the paper's equation leaves it out.
-        activation: between the two maps; some mobile networks take SiLU.
-        gate_activation: at the end; some mobile networks take ``nn.Hardsigmoid``.
+        reduction: r; 16 in the authors' networks.
+        hidden_channels: C/r itself, instead of ``reduction``.
+        divisor: round C/r to a multiple of this, at least one; 8 in timm. If omitted, r must divide C.
+        bias: as in the authors' networks; the paper's equation has none.
+        activation: creates the activation between the two linear layers; SiLU in some mobile networks.
+        gate_activation: creates the final activation; ``nn.Hardsigmoid`` in some mobile networks.
 
     Raises:
         ValueError: ``reduction`` does not divide ``channels``; a size is not positive.
@@ -43,7 +43,7 @@ class SqueezeExcite(FeatureMapAttention):
     """
 
     layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
-        # The authors' networks are Caffe's; this is the layout in which they were carried to PyTorch.
+        # The authors' networks are in Caffe; this is the layout of their port to PyTorch.
         "authors": {"down_proj": "fc.0", "up_proj": "fc.2"},
         "timm": {"down_proj": "fc1", "up_proj": "fc2"},
         "timm_efficientnet": {"down_proj": "conv_reduce", "up_proj": "conv_expand"},
@@ -68,7 +68,7 @@ class SqueezeExcite(FeatureMapAttention):
         self.gate_activation = gate_activation()
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1), one number a channel."""
-        squeezed = mean_of(x, (2, 3)).flatten(1)
-        excited = self.gate_activation(self.up_proj(self.activation(self.down_proj(squeezed))))
+        """(B, C, 1, 1), one value per channel."""
+        squeezed = mean_of(x, (2, 3)).flatten(1)  # (B, C)
+        excited = self.gate_activation(self.up_proj(self.activation(self.down_proj(squeezed))))  # (B, C)
         return excited[:, :, None, None]

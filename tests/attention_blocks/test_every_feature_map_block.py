@@ -35,7 +35,7 @@ B, C, H, W = 2, 32, 6, 5
 
 
 class EdgeAttention(FeatureMapAttention):
-    """A user's own block: places that differ from the one to their right."""
+    """A user's own block: gates locations by their difference from the neighbour."""
 
     def gate(self, x: Tensor) -> Tensor:
         return (x - x.roll(1, dims=3)).square().mean(1, keepdim=True).tanh()
@@ -43,22 +43,22 @@ class EdgeAttention(FeatureMapAttention):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to build a block, and what holds of it.
+    """One way to build a block, and its properties.
 
     Attributes:
-        name: stands in the test's id; a class is tested with its defaults unless a variant has its very name.
+        name: part of the test id; a class is tested with its defaults unless a variant has the same name.
         make: called as ``make(channels)``.
-        multiplies: the output is the map times its gate.
-        knows_places: it matters where in the map something stands.
-        knows_channels: it matters in which channel something stands.
-        stride: how much smaller the map is that comes out.
-        twice: the gradients have gradients; torch's fused attention and its hard sigmoid have none.
+        multiplies: the output is the feature map times its gate.
+        knows_locations: the output is not equivariant to permutations of the locations.
+        knows_channels: the output is not equivariant to permutations of the channels.
+        stride: how many times smaller the output is than the input.
+        twice: the gradients are differentiable; those of torch's fused attention and hard sigmoid are not.
     """
 
     name: str
     make: Callable[[int], FeatureMapAttention]
     multiplies: bool = True
-    knows_places: bool = True
+    knows_locations: bool = True
     knows_channels: bool = True
     stride: int = 1
     twice: bool = True
@@ -78,7 +78,7 @@ class Variant:
         return block
 
 
-_nowhere = partial(Variant, knows_places=False)
+_nowhere = partial(Variant, knows_locations=False)
 TABLE = [
     Variant("EdgeAttention", EdgeAttention, knows_channels=False),
     _nowhere("SqueezeExcite", SqueezeExcite),
@@ -95,7 +95,7 @@ TABLE = [
     _nowhere("GlobalContext-multiply", partial(GlobalContext, fuse="multiply", reduction=4)),
     Variant("BAM", partial(BAM, hidden_channels=8)),
     Variant("BAM-paper", partial(BAM, form="paper", reduction=4)),
-    Variant("SimAM", SimAM, knows_places=False, knows_channels=False),
+    Variant("SimAM", SimAM, knows_locations=False, knows_channels=False),
     _nowhere("SelfAttention2d", SelfAttention2d, multiplies=False, twice=False),
     Variant(
         "SelfAttention2d-pooled",
@@ -153,9 +153,9 @@ def test_shapes(variant: Variant, device: str, height: int, width: int) -> None:
 
 
 @every_variant
-def test_a_map_of_one_place(variant: Variant) -> None:
+def test_a_map_of_one_location(variant: Variant) -> None:
     if isinstance(variant.make(C), AttentionGate) and "fine" not in variant.name:
-        with pytest.raises(ValueError, match=r"x must have 2 places each way or more"):
+        with pytest.raises(ValueError, match="height and width of stride=2 or more"):
             variant.build()(_map(height=1, width=1))
         return
     block, x = variant.build(), _map(height=1, width=1).requires_grad_()
@@ -196,7 +196,7 @@ def test_gradients_of_gradients(variant: Variant) -> None:
 
 @every_variant
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_channels_last_is_kept_and_says_the_same(variant: Variant, training: bool) -> None:
+def test_channels_last_is_kept_and_gives_the_same_output(variant: Variant, training: bool) -> None:
     block, x = variant.build().train(training), _map().requires_grad_()
     turned = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     other = copy.deepcopy(block).to(memory_format=torch.channels_last)
@@ -316,12 +316,12 @@ def test_an_empty_batch_passes(variant: Variant) -> None:
 
 
 @every_variant
-def test_order_of_places_and_channels(variant: Variant) -> None:
+def test_order_of_locations_and_channels(variant: Variant) -> None:
     block, x = variant.build(), _map()
     if variant.stride == 1:
         turned = torch.randperm(H * W)
         found = block(x.flatten(2)[..., turned].view_as(x))
-        assert torch.allclose(found, block(x).flatten(2)[..., turned].view_as(x)) is not variant.knows_places
+        assert torch.allclose(found, block(x).flatten(2)[..., turned].view_as(x)) is not variant.knows_locations
     turned = torch.randperm(C)
     assert torch.allclose(block(x[:, turned]), block(x)[:, turned]) is not variant.knows_channels
 
@@ -340,7 +340,7 @@ def test_refuses_channels_that_are_not_positive(variant: Variant) -> None:
 
 
 @every_variant
-def test_takes_the_place_of_an_identity_in_a_network(variant: Variant) -> None:
+def test_replaces_an_identity_in_a_network(variant: Variant) -> None:
     """A few steps of descent on one batch bring the loss down: gradients reach what is below and inside."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), variant.make(C), nn.AdaptiveAvgPool2d(1), nn.Flatten())

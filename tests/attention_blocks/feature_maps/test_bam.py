@@ -49,19 +49,19 @@ def _branches(x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
     channels = F.linear(x.mean((2, 3)), *parts(CHANNELS + "fc_0"))
     channels = F.linear(_normalised(channels, state, CHANNELS + "bn_1").relu(), *parts(CHANNELS + "fc_final"))
-    places = _normalised(F.conv2d(x, *parts(PLACES + "conv_reduce0")), state, PLACES + "bn_reduce0").relu()
+    locations = _normalised(F.conv2d(x, *parts(PLACES + "conv_reduce0")), state, PLACES + "bn_reduce0").relu()
     for number in "01":
-        places = F.conv2d(places, *parts(PLACES + "conv_di_" + number), padding=4, dilation=4)
-        places = _normalised(places, state, PLACES + "bn_di_" + number).relu()
-    return channels[:, :, None, None], F.conv2d(places, *parts(PLACES + "conv_final"))
+        locations = F.conv2d(locations, *parts(PLACES + "conv_di_" + number), padding=4, dilation=4)
+        locations = _normalised(locations, state, PLACES + "bn_di_" + number).relu()
+    return channels[:, :, None, None], F.conv2d(locations, *parts(PLACES + "conv_final"))
 
 
 def test_takes_the_released_weights() -> None:
     """Branches are multiplied there; and maps need not be square here."""
     state, block, x = _released(), BAM(32).double().eval(), torch.randn(2, 32, 9, 5, dtype=torch.float64)
     load_weights(block, state, "authors")
-    channels, places = _branches(x, state)
-    torch.testing.assert_close(block(x), x * (1 + torch.sigmoid(channels * places)))
+    channels, locations = _branches(x, state)
+    torch.testing.assert_close(block(x), x * (1 + torch.sigmoid(channels * locations)))
 
 
 def test_the_papers_form_adds_normalised_branches(draw: Draw) -> None:
@@ -71,15 +71,15 @@ def test_the_papers_form_adds_normalised_branches(draw: Draw) -> None:
     load_weights(plain, state, "authors")
     block.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(2, 32, 5, 5, dtype=torch.float64)
-    channels, places = _branches(x, state)
+    channels, locations = _branches(x, state)
     norms = {
         f"{branch}.{name}": value
         for branch in ("channel_branch.last_norm", "spatial_branch.last_norm")
         for name, value in block.get_submodule(branch).state_dict().items()
     }
     channels = _normalised(channels.flatten(1), norms, "channel_branch.last_norm")[:, :, None, None]
-    places = _normalised(places, norms, "spatial_branch.last_norm")
-    torch.testing.assert_close(block(x), x * (1 + torch.sigmoid(channels + places)))
+    locations = _normalised(locations, norms, "spatial_branch.last_norm")
+    torch.testing.assert_close(block(x), x * (1 + torch.sigmoid(channels + locations)))
 
 
 def test_parameters_of_the_authors_code() -> None:

@@ -20,8 +20,8 @@ def test_equals_the_equation_of_the_paper(draw: Draw) -> None:
         hidden = (pooled @ block.down_proj.weight.T + block.down_proj.bias).clamp(min=0)
         return hidden @ block.up_proj.weight.T + block.up_proj.bias
 
-    places = x.reshape(2, 12, 15)
-    gate = 1 / (1 + (-mlp(places.sum(2) / 15) - mlp(places.sort(2).values[..., -1])).exp())
+    locations = x.reshape(2, 12, 15)
+    gate = 1 / (1 + (-mlp(locations.sum(2) / 15) - mlp(locations.sort(2).values[..., -1])).exp())
     torch.testing.assert_close(block(x), torch.einsum("bchw,bc->bchw", x, gate))
 
 
@@ -32,7 +32,7 @@ def test_equals_timms(draw: Draw) -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
-def test_maxima_are_over_places_and_count(draw: Draw) -> None:
+def test_maxima_are_over_locations_and_count(draw: Draw) -> None:
     """A known fault of collections: a wrong pool. Channels of one mean and unlike maxima have unlike gates."""
     block = draw(ChannelAttention(2, reduction=1))
     even = torch.ones(1, 2, 2, 2, dtype=torch.float64)

@@ -22,7 +22,7 @@ def test_equals_timms(draw: Draw, layout: str, bias: bool) -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
-def test_equals_the_equation_place_by_place(draw: Draw) -> None:
+def test_equals_the_equation_location_by_location(draw: Draw) -> None:
     block, x = CoordinateAttention(4, hidden_channels=3), torch.randn(1, 4, 3, 2, dtype=torch.float64)
     draw(block)
     state = block.state_dict()

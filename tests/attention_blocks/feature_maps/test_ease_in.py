@@ -10,19 +10,19 @@ from attention_blocks import EaseIn, GlobalContext, SqueezeExcite
 def test_starts_as_the_identity_and_lets_the_block_in() -> None:
     eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
     assert torch.equal(eased(x), x)
-    nn.init.constant_(eased.share, 0.25)
+    nn.init.constant_(eased.scale, 0.25)
     torch.testing.assert_close(eased(x), 0.75 * x + 0.25 * eased.block(x))
-    nn.init.constant_(eased.share, 1.0)
+    nn.init.constant_(eased.scale, 1.0)
     torch.testing.assert_close(eased(x), eased.block(x))
 
 
-def test_learns_its_share_first() -> None:
+def test_the_scale_gets_a_gradient_at_zero() -> None:
     eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
-    (of_share,) = torch.autograd.grad(eased(x).square().sum(), [eased.share])
-    assert of_share.abs() > 0.1
+    (gradient,) = torch.autograd.grad(eased(x).square().sum(), [eased.scale])
+    assert gradient.abs() > 0.1
 
 
-def test_eases_in_blocks_that_are_nobodys() -> None:
+def test_eases_in_modules_that_are_not_ours() -> None:
     def norm(channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
 

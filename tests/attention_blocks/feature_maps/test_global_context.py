@@ -28,9 +28,9 @@ def test_takes_the_released_weights_and_equals_the_equation() -> None:
     load_weights(block, state, "authors")
 
     score, score_bias, down, down_bias, scale, shift, up, up_bias = (weight.squeeze() for weight in state.values())
-    places = x.flatten(2)
-    weights = torch.softmax(torch.einsum("c,bcp->bp", score, places) + score_bias, dim=1)
-    hidden = torch.einsum("bp,bcp->bc", weights, places) @ down.T + down_bias
+    locations = x.flatten(2)
+    weights = torch.softmax(torch.einsum("c,bcp->bp", score, locations) + score_bias, dim=1)
+    hidden = torch.einsum("bp,bcp->bc", weights, locations) @ down.T + down_bias
     deviation = (hidden - hidden.mean(1, keepdim=True)).square().mean(1, keepdim=True).add(1e-5).sqrt()
     hidden = ((hidden - hidden.mean(1, keepdim=True)) / deviation * scale + shift).relu()
     torch.testing.assert_close(block(x), x + (hidden @ up.T + up_bias)[:, :, None, None])

@@ -71,7 +71,7 @@ def test_equals_timms_network_with_attention_built_in() -> None:
     insertions = insert_attention(ours, partial(SqueezeExcite, divisor=8), "layer*.*.bn2")
     assert len(insertions) == 8
     for insertion in insertions:
-        se = theirs.get_submodule(insertion.place.replace("bn2", "se"))
+        se = theirs.get_submodule(insertion.location.replace("bn2", "se"))
         assert isinstance(insertion.block, SqueezeExcite)
         load_weights(insertion.block, se.state_dict(), "timm")
     x = _images()
@@ -92,23 +92,23 @@ def test_equals_timms_network_with_attention_built_in() -> None:
         SelfAttention2d,
     ],
 )
-def test_a_trained_network_says_the_same_at_first_and_learns(
+def test_a_trained_network_is_unchanged_at_first_and_learns(
     resnet: nn.Module, block: Callable[[int], nn.Module]
 ) -> None:
     model, x = copy.deepcopy(resnet), _images()
     wanted = model(x)
     insertions = insert_attention(model, block, [4, 8, 16, 32], ease_in=True)
-    assert [insertion.place for insertion in insertions] == ["layer1", "layer2", "layer3", "layer4"]
+    assert [insertion.location for insertion in insertions] == ["layer1", "layer2", "layer3", "layer4"]
     assert torch.equal(model(x), wanted)
-    shares = [i.block.share for i in insertions if isinstance(i.block, EaseIn)]
-    gradients = torch.autograd.grad(model(x).square().sum(), shares)
+    scales = [i.block.scale for i in insertions if isinstance(i.block, EaseIn)]
+    gradients = torch.autograd.grad(model(x).square().sum(), scales)
     assert all(gradient.abs() > 0 for gradient in gradients) or block is GlobalContext or block is SelfAttention2d
 
 
 @pytest.mark.parametrize(
     "name", ["resnet18", "efficientnet_lite0", "convnext_atto", "mobilenetv3_small_050", "vgg11_bn"]
 )
-def test_any_network_of_timm_is_put_back_exactly(name: str) -> None:
+def test_removing_attention_restores_any_network_of_timm(name: str) -> None:
     model = timm.create_model(name).eval()
     x, before, keys, shown = (
         _images(),
@@ -128,7 +128,7 @@ def test_any_network_of_timm_is_put_back_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_looking_leaves_no_trace(network: nn.Module, training: bool) -> None:
+def test_recording_feature_maps_has_no_side_effects(network: nn.Module, training: bool) -> None:
     network.train(training)
     network.get_submodule("norm").eval()  # frozen, as fine-tuning does
     before = copy.deepcopy(network.state_dict())
@@ -141,7 +141,7 @@ def test_looking_leaves_no_trace(network: nn.Module, training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "places"),
+    ("where", "locations"),
     [
         ("layer2.0.bn1", ["layer2.0.bn1"]),
         ("layer[12].*.bn2", ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2", "layer2.1.bn2"]),
@@ -153,15 +153,15 @@ def test_looking_leaves_no_trace(network: nn.Module, training: bool) -> None:
     ],
     ids=str,
 )
-def test_places(resnet: nn.Module, where: object, places: list[str]) -> None:
+def test_locations(resnet: nn.Module, where: object, locations: list[str]) -> None:
     model = copy.deepcopy(resnet)
     found = insert_attention(model, EfficientChannelAttention, where)  # type: ignore[arg-type]
-    assert [insertion.place for insertion in found] == places
-    assert list(inserted(model)) == places
+    assert [insertion.location for insertion in found] == locations
+    assert list(inserted(model)) == locations
 
 
 def test_a_block_follows_where_its_module_is_replaced(network: nn.Module) -> None:
-    """As training on several devices does, which puts batch norms in their place that are in step."""
+    """As training on several devices does, which replaces batch norms by synchronised ones."""
     insert_attention(network, SimAM, "norm")
     x = _images(1)
     wanted = network(x)
@@ -174,11 +174,11 @@ def test_a_block_follows_where_its_module_is_replaced(network: nn.Module) -> Non
     assert not any(module._forward_hooks for module in synced.modules())
 
 
-def test_knows_what_was_put_into_parts_by_themselves() -> None:
+def test_finds_attention_inserted_into_parts_of_a_network() -> None:
     model = nn.Sequential(OwnNetwork().eval(), nn.Identity())
     insert_attention(model[0], SqueezeExcite, "norm", example=torch.zeros(1, 1, 32, 32))
     assert list(inserted(model)) == ["0.norm"]
-    with pytest.raises(ValueError, match=r"there is a block behind '0\.norm' already"):
+    with pytest.raises(ValueError, match=r"there is a block after '0\.norm' already"):
         insert_attention(model, SimAM, "0.norm")
     insert_attention(model, SimAM, "0.stem")
     remove_attention(model)
@@ -218,13 +218,13 @@ def test_a_sequence_as_the_whole_network() -> None:
     assert len(model) == 5
 
 
-def test_two_insertions_stand_side_by_side(network: nn.Module) -> None:
+def test_two_insertions_in_one_network(network: nn.Module) -> None:
     insert_attention(network, SqueezeExcite, "stem")
     insert_attention(network, SimAM, "norm")
     assert [type(block) for block in inserted(network).values()] == [SqueezeExcite, SimAM]
 
 
-def test_a_copy_has_blocks_of_its_own(network: nn.Module) -> None:
+def test_a_copy_has_its_own_blocks(network: nn.Module) -> None:
     insert_attention(network, SqueezeExcite, "norm")
     other, x = copy.deepcopy(network), _images(1)
     wanted = network(x)
@@ -259,7 +259,7 @@ def test_compiles_and_exports(network: nn.Module) -> None:
     torch.testing.assert_close(export(network, (x,)).module()(x), network(x))
 
 
-def test_blocks_take_the_networks_type_and_layout(network: nn.Module) -> None:
+def test_blocks_get_the_networks_dtype_and_layout(network: nn.Module) -> None:
     network.bfloat16()
     (insertion,) = insert_attention(network, SqueezeExcite, "stem")
     assert next(insertion.block.parameters()).dtype == torch.bfloat16
@@ -273,20 +273,20 @@ def _with_block(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("body.*.bn", r"where: nothing that gives a feature map matches 'body.\*.bn'; near it: body.1, body.0"),
-        ("nrom", "matches 'nrom'; near it: norm"),
-        ("head", "nothing that gives a feature map matches 'head'"),
-        (nn.GroupNorm, "matches GroupNorm; near it: BatchNorm2d, Conv2d, ReLU"),
-        (8, "matches 8; near it: 2"),
-        (0, "matches 0; near it: 2"),
-        ("relu", "'relu' is called 3 times in the network; choose a place that is called once, such as 'stem'"),
-        ("norm", r"there is a block behind 'norm' already; remove_attention\(model\) takes all out"),
-        (["stem", "norm"], "there is a block behind 'norm' already"),
-        ([], "where names no place"),
+        ("body.*.bn", r"where: .* matches 'body.\*.bn'; near matches: body.1, body.0"),
+        ("nrom", "matches 'nrom'; near matches: norm"),
+        ("head", "no module that returns a feature map matches 'head'"),
+        (nn.GroupNorm, "matches GroupNorm; near matches: BatchNorm2d, Conv2d, ReLU"),
+        (8, "matches 8; near matches: 2"),
+        (0, "matches 0; near matches: 2"),
+        ("relu", r"'relu' is called 3 times .* called once, such as 'stem'"),
+        ("norm", r"a block after 'norm' already; remove_attention\(model\)"),
+        (["stem", "norm"], "a block after 'norm' already"),
+        ([], "where is empty"),
     ],
     ids=str,
 )
-def test_refuses_places_and_leaves_the_network_as_it_was(network: nn.Module, where: object, message: str) -> None:
+def test_refuses_locations_and_leaves_the_network_unchanged(network: nn.Module, where: object, message: str) -> None:
     _with_block(network)
     before, shown = network(ones := torch.ones(1, 1, 64, 64)), repr(network)
     with pytest.raises(ValueError, match=message):
@@ -296,10 +296,12 @@ def test_refuses_places_and_leaves_the_network_as_it_was(network: nn.Module, whe
 
 
 def test_refuses_blocks_that_change_the_shape(network: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"SelectiveKernel makes \(1, 16, 16, 16\) of \(1, 16, 32, 32\) behind 'stem'"):
+    with pytest.raises(
+        ValueError, match=r"SelectiveKernel turns \(1, 16, 32, 32\) into \(1, 16, 16, 16\) after 'stem'"
+    ):
         insert_attention(network, partial(SelectiveKernel, groups=1, stride=2), ["stem", "norm"])
     with pytest.raises(
-        ValueError, match="none can be made for the 16 channels behind 'norm': reduction must divide channels, got "
+        ValueError, match="cannot be created for the 16 channels of 'norm': reduction must divide channels, got "
     ):
         insert_attention(network, partial(SqueezeExcite, reduction=5), "norm")
     assert not inserted(network)
@@ -312,7 +314,7 @@ def test_refuses_blocks_that_change_the_shape(network: nn.Module) -> None:
         (nn.Linear(3, 4), "model has no convolution"),
         (
             nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(7, 2)),
-            r"model \(tried with images of .*give an example",
+            r"model \(tried images of .*pass an example",
         ),
     ],
     ids=["no maps", "another size"],
@@ -323,7 +325,7 @@ def test_refuses_models_whose_sizes_cannot_be_found(model: nn.Module, message: s
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_refuses_to_take_out_what_is_not_there(network: nn.Module) -> None:
+def test_refuses_to_remove_attention_that_was_not_inserted(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="model holds no inserted attention"):
         remove_attention(network)
 
@@ -332,14 +334,14 @@ def test_refuses_to_take_out_what_is_not_there(network: nn.Module) -> None:
     ("change", "message"),
     [
         ({"model": "resnet18"}, "model must be a network, an nn.Module, got 'resnet18'"),
-        ({"block": SqueezeExcite(16)}, "block must make a block .* got a SqueezeExcite that is made already"),
-        ({"block": "SqueezeExcite"}, "block must make a block .* got 'SqueezeExcite'"),
-        ({"block": lambda channels: channels}, "block must make an nn.Module of a number of channels, got 16"),
+        ({"block": SqueezeExcite(16)}, "block must create a block .* got a module, SqueezeExcite"),
+        ({"block": "SqueezeExcite"}, "block must create a block .* got 'SqueezeExcite'"),
+        ({"block": lambda channels: channels}, "block must create an nn.Module .* got 16"),
         ({"where": None}, "where must be a name, a type of module or a number, or several of these, got None"),
         ({"where": [2.0]}, "where must be .* got 2.0"),
     ],
 )
-def test_refuses_what_is_something_else_altogether(network: nn.Module, change: dict[str, object], message: str) -> None:
+def test_refuses_arguments_of_another_type(network: nn.Module, change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"model": network, "block": SqueezeExcite, "where": "norm"} | change
     with pytest.raises(TypeError, match=message):
         insert_attention(**arguments)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def test_sums_beyond_half_precision(dtype: torch.dtype) -> None:
 
 
 def test_the_gradient_is_not_written_out() -> None:
-    """One number a channel, looked at from every place."""
+    """One value per channel, expanded to every location."""
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
     (gradient,) = torch.autograd.grad(mean_of(x, (2, 3)).sum(), x)
     assert gradient.untyped_storage().nbytes() <= 2 * 3 * 4

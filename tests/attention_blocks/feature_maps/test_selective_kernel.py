@@ -98,10 +98,10 @@ def test_the_paper_counts_twenty_seven_and_a_half_million_parameters_in_sknet_50
     ("arguments", "message"),
     [
         ({"groups": 5}, "groups must divide the channels, got groups=5 for 32 channels of each path"),
-        ({"groups": (1, 2, 3)}, "groups must be one number or one a path"),
+        ({"groups": (1, 2, 3)}, "groups must be one number or one per path"),
         ({"kernel_sizes": (3, 4)}, "kernel_sizes must be odd and positive.*got 4"),
         ({"kernel_sizes": ()}, "kernel_sizes must be positive, got 0"),
-        ({"kernel_sizes": (1, 3, 5), "split_input": True}, "3 paths must divide channels=32"),
+        ({"kernel_sizes": (1, 3, 5), "split_input": True}, "paths, 3, must divide channels=32"),
         ({"stride": 0}, "stride must be positive, got 0"),
         ({"out_channels": 48}, "groups=32 for 32 channels of each path and out_channels=48"),
     ],

@@ -12,7 +12,7 @@ Draw = Callable[[nn.Module], nn.Module]
 
 
 @pytest.mark.parametrize("key_pool", [1, 2])
-def test_equals_the_equation_with_convolutions_of_one_place(draw: Draw, key_pool: int) -> None:
+def test_equals_the_equation_with_1x1_convolutions(draw: Draw, key_pool: int) -> None:
     block, x = SelfAttention2d(16, key_pool=key_pool), torch.randn(2, 16, 6, 4, dtype=torch.float64)
     draw(block)
     attention, keys = block.attention, x
@@ -39,7 +39,7 @@ def test_starts_as_the_identity_and_learns_its_scale_first() -> None:
 
 
 @pytest.mark.parametrize("key_pool", [1, 2, 3])
-def test_the_plot_is_the_mean_attention_that_places_receive(draw: Draw, key_pool: int) -> None:
+def test_the_plot_is_the_mean_attention_that_locations_receive(draw: Draw, key_pool: int) -> None:
     block, x = SelfAttention2d(16, key_pool=key_pool), torch.randn(2, 16, 6, 3, dtype=torch.float64)
     draw(block)
     gate = block.gate(x)
@@ -65,9 +65,9 @@ def test_the_scores_of_a_large_map_are_never_kept() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_heads": 3}, "nothing is left of channels / 8 for each head, with channels=16 and num_heads=3"),
+        ({"num_heads": 3}, "less than 1, with channels=16 and num_heads=3"),
         ({"num_heads": 0}, "num_heads must be a positive number, got 0"),
-        ({"key_pool": 0}, "key_pool must be a positive number of places, got 0"),
+        ({"key_pool": 0}, "key_pool must be a positive number, got 0"),
         ({"head_dim": 0}, "head_dim"),
     ],
 )

@@ -13,7 +13,7 @@ from attention_blocks import SpatialAttention, load_weights
 Draw = Callable[[nn.Module], nn.Module]
 
 
-def test_equals_the_equation_place_by_place(draw: Draw) -> None:
+def test_equals_the_equation_location_by_location(draw: Draw) -> None:
     block, x = SpatialAttention(6, kernel_size=3), torch.randn(2, 6, 5, 4, dtype=torch.float64)
     draw(block)
     norm = block.norm

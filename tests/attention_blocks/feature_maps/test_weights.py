@@ -37,8 +37,11 @@ def test_the_counter_of_batches_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("fc1.bias"), r"SqueezeExcite wants 'fc1.bias' of 'timm' weights, which have \['fc1.weight'"),
-        (lambda s: s.update(bn=torch.zeros(8)), r"SqueezeExcite has no place for \['bn'\] of the 'timm' weights"),
+        (
+            lambda s: s.pop("fc1.bias"),
+            r"SqueezeExcite needs 'fc1.bias' of the 'timm' weights, which have \['fc1.weight'",
+        ),
+        (lambda s: s.update(bn=torch.zeros(8)), r"SqueezeExcite has no counterpart of \['bn'\] in the 'timm' weights"),
         (
             lambda s: s.update({"fc2.bias": torch.zeros(64)}),
             r"'fc2.bias' of the 'timm' weights has shape \(64,\), 'up_proj.bias' here \(128,\); build both",
@@ -55,7 +58,7 @@ def test_refuses_weights_that_do_not_fit_and_loads_nothing(state: dict[str, Tens
     torch.testing.assert_close(block.state_dict(), before, rtol=0, atol=0)
 
 
-def test_refuses_a_matrix_that_lies_the_other_way(state: dict[str, Tensor]) -> None:
+def test_refuses_a_transposed_matrix(state: dict[str, Tensor]) -> None:
     """It has as many numbers, and would be read without a word."""
     turned = {**state, "fc1.weight": state["fc1.weight"].transpose(0, 1)}
     with pytest.raises(

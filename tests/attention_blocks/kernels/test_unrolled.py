@@ -36,10 +36,10 @@ class Loop(nn.Module):
         return states
 
 
-def case(features: int = 3, rows: int = 2, places: int = 4, *, bias: bool = True) -> tuple[Loop, Tensor, Tensor]:
+def case(features: int = 3, rows: int = 2, positions: int = 4, *, bias: bool = True) -> tuple[Loop, Tensor, Tensor]:
     loop = Loop(features, bias=bias).double()
     state = torch.randn(rows, features, dtype=torch.float64, requires_grad=True)
-    return loop, state, torch.randn(rows, places, features, dtype=torch.float64, requires_grad=True)
+    return loop, state, torch.randn(rows, positions, features, dtype=torch.float64, requires_grad=True)
 
 
 def gradients(loss: Tensor, leaves: Sequence[Tensor], **how: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
@@ -51,14 +51,14 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor], **how: Any) -> tuple[Tenso
     steps=st.integers(1, 5),
     rows=st.integers(1, 3),
     features=st.integers(1, 4),
-    places=st.integers(1, 4),
+    positions=st.integers(1, 4),
     bias=st.booleans(),
     need_weights=st.booleans(),
 )
 def test_gradients_are_those_of_plain_torch(
-    steps: int, rows: int, features: int, places: int, bias: bool, need_weights: bool
+    steps: int, rows: int, features: int, positions: int, bias: bool, need_weights: bool
 ) -> None:
-    loop, state, sequence = case(features, rows, places, bias=bias)
+    loop, state, sequence = case(features, rows, positions, bias=bias)
     leaves = [state, sequence, *loop.parameters()]
     contexts: list[AbstractContextManager[None]] = [nullcontext(), unrolled()]
     results = []

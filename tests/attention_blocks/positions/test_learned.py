@@ -4,13 +4,13 @@ import torch
 from attention_blocks import LearnedPosition
 
 
-def test_adds_the_row_of_each_place() -> None:
+def test_adds_the_row_of_each_position() -> None:
     position = LearnedPosition(3, max_length=6)
     x = torch.randn(2, 4, 3)
     y = position(x, offset=2)
     for row in range(2):
-        for place in range(4):
-            torch.testing.assert_close(y[row, place], x[row, place] + position.table[place + 2])
+        for t in range(4):
+            torch.testing.assert_close(y[row, t], x[row, t] + position.table[t + 2])
 
 
 def test_pieces_with_offsets_equal_the_whole() -> None:
@@ -20,7 +20,7 @@ def test_pieces_with_offsets_equal_the_whole() -> None:
     torch.testing.assert_close(torch.cat(pieces, dim=1), position(x))
 
 
-def test_only_the_places_met_get_a_gradient() -> None:
+def test_only_the_positions_used_get_a_gradient() -> None:
     position = LearnedPosition(3, max_length=6)
     position(torch.zeros(5, 2, 3), offset=1).sum().backward()
     gradient = position.table.grad

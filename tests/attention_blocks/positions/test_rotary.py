@@ -11,12 +11,12 @@ def turned(x: Tensor, *, base: float = 10000.0, offset: int = 0) -> Tensor:
     """Equation 34 of the paper as a product of complex numbers, pairs taken from the two halves."""
     half = x.size(-1) // 2
     result = torch.zeros_like(x, dtype=torch.float64)
-    for place in range(x.size(-2)):
+    for position in range(x.size(-2)):
         for i in range(half):
-            pair = torch.complex(x[..., place, i].double(), x[..., place, i + half].double())
-            angle = torch.tensor((place + offset) * base ** (-2 * i / x.size(-1)), dtype=torch.float64)
+            pair = torch.complex(x[..., position, i].double(), x[..., position, i + half].double())
+            angle = torch.tensor((position + offset) * base ** (-2 * i / x.size(-1)), dtype=torch.float64)
             pair = pair * torch.polar(torch.ones_like(angle), angle)
-            result[..., place, i], result[..., place, i + half] = pair.real, pair.imag
+            result[..., position, i], result[..., position, i + half] = pair.real, pair.imag
     return result
 
 

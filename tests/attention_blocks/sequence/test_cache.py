@@ -9,7 +9,7 @@ from attention_blocks import Cache, Memory
 
 @settings(deadline=None, max_examples=30)
 @given(pieces=st.lists(st.integers(1, 5), min_size=1, max_size=8), capacity=st.integers(1, 12), heads=st.booleans())
-def test_what_was_appended_is_what_is_there(pieces: list[int], capacity: int, heads: bool) -> None:
+def test_holds_what_was_appended(pieces: list[int], capacity: int, heads: bool) -> None:
     shape = (2, 3) if heads else (2,)
     parts = [Memory(torch.randn(*shape, length, 4), torch.randn(*shape, length, 5)) for length in pieces]
     cache = Cache.start(parts[0], capacity)
@@ -20,7 +20,7 @@ def test_what_was_appended_is_what_is_there(pieces: list[int], capacity: int, he
     assert torch.equal(cache.memory.value, torch.cat([part.value for part in parts], dim=-2))
 
 
-def test_room_to_spare_is_used_without_copying() -> None:
+def test_spare_room_is_used_without_copying() -> None:
     cache = Cache.start(Memory(torch.randn(2, 1, 4), torch.randn(2, 1, 4)), capacity=8)
     later = cache.append(Memory(torch.randn(2, 7, 4), torch.randn(2, 7, 4)))
     assert later.key.data_ptr() == cache.key.data_ptr()
@@ -29,7 +29,7 @@ def test_room_to_spare_is_used_without_copying() -> None:
     assert full.key.size(-2) == 2 * full.length
 
 
-def test_the_memory_it_starts_from_is_left_alone() -> None:
+def test_does_not_change_the_memory_it_starts_from() -> None:
     memory = Memory(torch.ones(1, 1, 2), torch.ones(1, 1, 2))
     cache = Cache.start(memory)
     cache.memory.key.zero_()
@@ -38,14 +38,14 @@ def test_the_memory_it_starts_from_is_left_alone() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(
-    places=st.lists(st.integers(0, 4), max_size=7),
+    positions=st.lists(st.integers(0, 4), max_size=7),
     room=st.integers(0, 3),
     heads=st.booleans(),
 )
-def test_some_places_are_taken_over_in_a_new_order(places: list[int], room: int, heads: bool) -> None:
+def test_selects_entries_in_a_new_order(positions: list[int], room: int, heads: bool) -> None:
     shape = (2, 3) if heads else (2,)
     memory = Memory(torch.randn(*shape, 5, 4), torch.randn(*shape, 5, 6))
-    chosen = torch.tensor([places, places[::-1]], dtype=torch.int64)
+    chosen = torch.tensor([positions, positions[::-1]], dtype=torch.int64)
     cache = Cache.start(memory, capacity=9)
     selected = cache.select(chosen, room)
     for part, whole in zip(selected.memory, memory, strict=True):
@@ -53,5 +53,5 @@ def test_some_places_are_taken_over_in_a_new_order(places: list[int], room: int,
     later = Memory(torch.randn(*shape, room, 4), torch.randn(*shape, room, 6))
     grown = selected.append(later)
     assert grown.key.data_ptr() == selected.key.data_ptr()
-    assert torch.equal(grown.memory.value[..., len(places) :, :], later.value)
+    assert torch.equal(grown.memory.value[..., len(positions) :, :], later.value)
     assert torch.equal(cache.memory.key, memory.key)

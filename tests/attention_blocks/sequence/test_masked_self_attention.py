@@ -82,7 +82,7 @@ def test_what_comes_later_has_no_influence(name: str, need_weights: bool) -> Non
 
 @both_paths
 @pytest.mark.parametrize("window", [1, 2, 4])
-def test_a_window_sees_so_many_places(window: int, need_weights: bool) -> None:
+def test_a_window_sees_so_many_positions(window: int, need_weights: bool) -> None:
     block = MaskedSelfAttention(16, num_heads=4, window=window).double()
     x = torch.randn(1, 6, 16, dtype=torch.float64, requires_grad=True)
     context = block(x, need_weights=need_weights).context
@@ -159,7 +159,7 @@ def test_a_cache_of_any_length_exports(name: str) -> None:
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_refuses_a_window_of_nothing(window: int) -> None:
-    with pytest.raises(ValueError, match=rf"window counts the places seen.*1 or more, got {window}"):
+    with pytest.raises(ValueError, match=rf"window counts the positions seen.*1 or more, got {window}"):
         MaskedSelfAttention(16, window=window)
 
 
@@ -184,13 +184,13 @@ def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(argument
     past: Memory | None = None
     cache: Cache | None = None
     ancestry = torch.zeros(batch, beams, 0, dtype=torch.bool)
-    for position, (places, origin) in enumerate(zip(x, origins, strict=True)):
-        alone, past = block.step(places.reshape(-1, 1, 16), past, need_weights=True)
+    for position, (tokens, origin) in enumerate(zip(x, origins, strict=True)):
+        alone, past = block.step(tokens.reshape(-1, 1, 16), past, need_weights=True)
         ancestry = torch.cat([ancestry, torch.eye(beams, dtype=torch.bool).expand(batch, -1, -1)], dim=2)
-        together, cache = block.step_beams(places, cache, ancestry, offset=position)
+        together, cache = block.step_beams(tokens, cache, ancestry, offset=position)
         torch.testing.assert_close(together.context, alone.context.view(batch, beams, 16))
         explicit = block._attend(
-            places, cache.memory, ancestry, causal=False, need_weights=True, offset=position, together=True
+            tokens, cache.memory, ancestry, causal=False, need_weights=True, offset=position, together=True
         )
         assert explicit.weights is not None
         assert alone.weights is not None
@@ -202,8 +202,8 @@ def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(argument
 
 
 @pytest.mark.parametrize("arguments", [{"window": 2}, {"score_bias": ALiBi}], ids=str)
-def test_places_are_not_counted_in_a_cache_of_several_pasts(arguments: dict[str, Any]) -> None:
+def test_positions_are_not_counted_in_a_cache_of_several_pasts(arguments: dict[str, Any]) -> None:
     block = MaskedSelfAttention(16, num_heads=4, **arguments)
     assert not block.shares_past
-    with pytest.raises(ValueError, match=r"window or score_bias counts places of one sequence; .* step\(\)"):
+    with pytest.raises(ValueError, match=r"window or score_bias counts positions of one sequence; .* step\(\)"):
         block.step_beams(torch.randn(1, 2, 16), None, torch.ones(1, 2, 2, dtype=torch.bool), offset=0)

@@ -34,9 +34,9 @@ def test_window_mask(queries: int, keys: int | None, before: int | None, after: 
     assert mask.shape == (queries, keys)
     for query in range(queries):
         for key in range(keys):
-            place = offset + query
-            early = before is not None and key < place - before
-            late = after is not None and key > place + after
+            position = offset + query
+            early = before is not None and key < position - before
+            late = after is not None and key > position + after
             assert mask[query, key].item() is not (early or late)
 
 

@@ -255,12 +255,14 @@ def test_one_query_of_grouped_heads_gets_what_it_gets_among_others(num_kv_heads:
     mask = torch.rand(2, 3, 5) > 0.3
     together = attention(query, key, mask=mask, need_weights=True)
     memory = attention.project(key)
-    for place in range(3):
-        row = mask[:, place : place + 1]
-        alone = attention.attend(query[:, place : place + 1], memory, row, need_weights=need_weights, offset=place)
-        torch.testing.assert_close(alone.context, together.context[:, place : place + 1])
+    for position in range(3):
+        row = mask[:, position : position + 1]
+        alone = attention.attend(
+            query[:, position : position + 1], memory, row, need_weights=need_weights, offset=position
+        )
+        torch.testing.assert_close(alone.context, together.context[:, position : position + 1])
         if need_weights:
-            torch.testing.assert_close(alone.weights, together.weights[:, :, place : place + 1])
+            torch.testing.assert_close(alone.weights, together.weights[:, :, position : position + 1])
 
 
 def test_nothing_to_attend_to_without_a_mask_gives_zeros() -> None:

@@ -232,7 +232,7 @@ def test_bfloat16_is_trained_by_what_is_faster(
 ) -> None:
     mask = torch.rand(2, 1, queries, keys) > 0.2
     upstream = torch.randn(2, 3, queries, 16).bfloat16()
-    shapes = [(2, 3, places, 16) for places in (queries, keys, keys)]
+    shapes = [(2, 3, positions, 16) for positions in (queries, keys, keys)]
     query, key, value = (torch.randn(shape).bfloat16().double().requires_grad_() for shape in shapes)
     context = dot_product_attention(query, key, value, mask).context
     wanted = torch.autograd.grad(context, (query, key, value), upstream.double())

@@ -4,7 +4,7 @@ from torch import nn
 from attention_blocks import SequenceBatchNorm
 
 
-def test_training_normalises_each_feature_over_all_places() -> None:
+def test_training_normalises_each_feature_over_all_positions() -> None:
     norm = SequenceBatchNorm(4).double()
     x = torch.randn(3, 5, 4, dtype=torch.float64) * 3 + 2
     rows = torch.stack([x[b, t] for b in range(3) for t in range(5)])

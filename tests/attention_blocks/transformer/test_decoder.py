@@ -169,7 +169,7 @@ def test_positions_of_the_cross_attention_go_on_in_steps(cross_attention: MakeAt
 
 
 @pytest.mark.parametrize("self_attention", [SELF, SelfAttention, AdditiveAttention, LuongAttention])
-def test_no_place_sees_what_comes_after_it(self_attention: MakeAttention) -> None:
+def test_no_position_sees_what_comes_after_it(self_attention: MakeAttention) -> None:
     decoder = TransformerDecoder(8, 2, layer=partial(DecoderLayer, self_attention=self_attention)).double()
     x, memory = torch.randn(2, 5, 8, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)
     changed = x.clone()
@@ -188,16 +188,16 @@ def test_stack_with_positions_steps_as_the_whole(position: nn.Module, self_atten
     memory_mask = padding_mask(torch.tensor([2, 5]))
     hidden, self_weights, cross_weights = decoder(position(x), memory, memory_mask=memory_mask, need_weights=True)
     state = decoder.start(memory)
-    for place in range(6):
-        token = position(x[:, place : place + 1], offset=place)
+    for t in range(6):
+        token = position(x[:, t : t + 1], offset=t)
         output, state = decoder.step(token, state, memory_mask=memory_mask, need_weights=True)
-        torch.testing.assert_close(output.hidden[:, 0], hidden[:, place])
+        torch.testing.assert_close(output.hidden[:, 0], hidden[:, t])
         assert output.self_weights is not None
         assert output.cross_weights is not None
         for layer in range(3):
-            wanted = self_weights[layer][..., place, : place + 1]
+            wanted = self_weights[layer][..., t, : t + 1]
             torch.testing.assert_close(output.self_weights[layer][..., 0, :], wanted)
-            torch.testing.assert_close(output.cross_weights[layer][..., 0, :], cross_weights[layer][..., place, :])
+            torch.testing.assert_close(output.cross_weights[layer][..., 0, :], cross_weights[layer][..., t, :])
 
 
 def test_rows_of_the_state_can_be_chosen() -> None:
@@ -304,9 +304,9 @@ def test_compiles(self_attention: MakeAttention) -> None:
     torch.testing.assert_close(compiled(x, memory, None, memory_mask).hidden, wanted)
     step = torch.compile(decoder.step, fullgraph=True, backend="eager")
     state = decoder.start(memory)
-    for place, token in enumerate(x.chunk(4, dim=1)):
+    for position, token in enumerate(x.chunk(4, dim=1)):
         output, state = step(token, state, None, memory_mask)
-        torch.testing.assert_close(output.hidden[:, 0], wanted[:, place])
+        torch.testing.assert_close(output.hidden[:, 0], wanted[:, position])
 
 
 def test_exports_with_any_batch_and_lengths() -> None:

@@ -160,16 +160,16 @@ def test_other_parts_are_put_where_they_belong() -> None:
 )
 @pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
 @pytest.mark.parametrize("norm", [nn.LayerNorm, SequenceBatchNorm])
-def test_first_places_alone_equal_the_first_places_of_all(
+def test_first_positions_alone_equal_the_first_positions_of_all(
     attention: Callable[[int, int], Attention], norm: Callable[[int], nn.Module], norm_first: bool
 ) -> None:
     layer = EncoderLayer(16, attention=attention, norm=norm, norm_first=norm_first).double().eval()
     shake(layer)
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     mask = padding_mask(torch.tensor([5, 3]))
-    for wanted_places in (1, 3):
-        found = layer(x[:, :wanted_places], mask, memory=x).hidden
-        torch.testing.assert_close(found, layer(x, mask).hidden[:, :wanted_places])
+    for wanted_positions in (1, 3):
+        found = layer(x[:, :wanted_positions], mask, memory=x).hidden
+        torch.testing.assert_close(found, layer(x, mask).hidden[:, :wanted_positions])
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -184,7 +184,7 @@ def test_first_places_alone_equal_the_first_places_of_all(
     ],
     ids=["none", "padding", "causal", "both", "keys"],
 )
-def test_stack_computes_the_wanted_places_only(mask: Tensor | None, need_weights: bool) -> None:
+def test_stack_computes_the_wanted_positions_only(mask: Tensor | None, need_weights: bool) -> None:
     encoder = TransformerEncoder(16, 3, layer=partial(EncoderLayer, attention=HEADS)).double()
     x = torch.randn(2, 5, 16, dtype=torch.float64, requires_grad=True)
     whole = encoder(x, mask, need_weights=True)
@@ -198,7 +198,7 @@ def test_stack_computes_the_wanted_places_only(mask: Tensor | None, need_weights
             torch.testing.assert_close(weights, full)
 
 
-def test_the_last_layer_does_work_for_the_wanted_places_only() -> None:
+def test_the_last_layer_does_work_for_the_wanted_positions_only() -> None:
     encoder = TransformerEncoder(16, 2, layer=partial(EncoderLayer, attention=HEADS))
     seen: list[int] = []
     for layer in encoder.layers:
@@ -221,7 +221,7 @@ def test_a_padded_batch_equals_each_sentence_alone(lengths: list[int], norm_firs
         torch.testing.assert_close(together[row : row + 1, :length], alone)
 
 
-def test_order_of_the_places_does_not_matter_without_positions() -> None:
+def test_order_of_the_positions_does_not_matter_without_positions() -> None:
     encoder = TransformerEncoder(16, 2).double()
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     order = torch.tensor([3, 0, 4, 1, 2])

@@ -23,7 +23,7 @@ from attention_blocks import SimAM, insert_attention
 def test_the_ends_of_timms_stages(name: str, ends: list[str]) -> None:
     model = timm.create_model(name)
     found = insert_attention(model, SimAM, [4, 8, 16, 32], example=torch.zeros(1, 3, 64, 64))
-    assert [insertion.place for insertion in found] == ends
+    assert [insertion.location for insertion in found] == ends
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ def test_the_ends_of_timms_stages(name: str, ends: list[str]) -> None:
 def test_the_ends_of_torchvisions_stages(name: str, ends: list[str]) -> None:
     model = getattr(torchvision.models, name)()
     found = insert_attention(model, SimAM, [4, 8, 16, 32][: len(ends)], example=torch.zeros(1, 3, 128, 128))
-    assert [insertion.place for insertion in found] == ends
+    assert [insertion.location for insertion in found] == ends
 
 
 @pytest.mark.parametrize("side", [32, 64])
-def test_a_pooling_of_the_whole_map_is_no_stage(side: int) -> None:
-    """On images of 32 pixels the last stage's map is one place, as the pooled one is."""
+def test_global_pooling_is_not_a_stage(side: int) -> None:
+    """On images of 32 pixels the last stage's feature map is 1 x 1, like the pooled one."""
     [found] = insert_attention(torchvision.models.resnet18(), SimAM, 32, example=torch.zeros(1, 3, side, side))
-    assert found.place == "layer4"
+    assert found.location == "layer4"
 
 
-@pytest.mark.parametrize("place", ["layers.0.blocks.0", nn.LayerNorm])
-def test_refuses_maps_with_channels_last(place: str | type[nn.Module]) -> None:
+@pytest.mark.parametrize("location", ["layers.0.blocks.0", nn.LayerNorm])
+def test_refuses_maps_with_channels_last(location: str | type[nn.Module]) -> None:
     model = timm.create_model("swin_tiny_patch4_window7_224")
     with pytest.raises(ValueError, match=r"'layers.0.blocks.0.* has its channels last, \(B, H, W, C\)"):
-        insert_attention(model, SimAM, place)
+        insert_attention(model, SimAM, location)
