@@ -1,4 +1,4 @@
-"""Attention of a sequence over a sequence: the contract, the masks, and the blocks."""
+"""Sequence attention: the base class, masks and blocks."""
 
 from attention_blocks.sequence.additive import AdditiveAttention
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory

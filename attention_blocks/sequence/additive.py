@@ -1,4 +1,4 @@
-"""Additive attention, the first of them all: a small network scores each query against each key."""
+"""Additive attention: a small network scores each query against each key."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from attention_blocks.sequence.scores import masked_softmax
 
 
 class AdditiveAttention(Attention):
-    """Attends by the score of a network with one hidden layer.
+    """Attention whose score is computed by a network with one hidden layer.
 
     ::
 
         score(q, k) = v · tanh(W q + U k)
 
-    ``U k`` is computed once a sequence, in :meth:`project`. Without weights the hidden layer of all pairs is never held
-    in memory, see :func:`~attention_blocks.kernels.additive_scores`; with them it is, but in a loop of training.
+    ``U k`` is computed once per sequence, in :meth:`project`. Without weights the hidden layer is computed in parts,
+    see :func:`~attention_blocks.kernels.additive_scores`; with weights it is held in memory, except in training inside
+    :func:`~attention_blocks.kernels.unrolled`.
 
     Args:
         query_dim: D_q.
-        key_dim: D_k; as ``query_dim`` when left out.
-        hidden_dim: width of the hidden layer; ``query_dim`` when left out.
+        key_dim: D_k; defaults to ``query_dim``.
+        hidden_dim: size of the hidden layer; defaults to ``query_dim``.
+
+    Raises:
+        ValueError: a size is not positive.
 
     References:
         Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate", appendix A.1.2.
@@ -47,11 +51,11 @@ class AdditiveAttention(Attention):
 
     @property
     def uses_positions(self) -> bool:
-        """No: the score knows nothing but query and key."""
+        """False: the score depends on query and key alone."""
         return False
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        """The keys' half of the hidden layer, (B, T_k, hidden_dim); see :meth:`Attention.project`."""
+        """Keys projected to the hidden layer, (B, T_k, hidden_dim); see :meth:`Attention.project`."""
         return Memory(self.key_proj(key), key if value is None else value)
 
     def attend(
@@ -65,8 +69,8 @@ class AdditiveAttention(Attention):
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
-        query = self.query_proj(query)
+        query = self.query_proj(query)  # (B, T_q, hidden_dim)
         score = plain_scores if need_weights and not is_shared(memory.key, query) else additive_scores
-        weights = masked_softmax(score(query, memory.key, self.score_proj.weight), mask)
+        weights = masked_softmax(score(query, memory.key, self.score_proj.weight), mask)  # (B, T_q, T_k)
         context = product(weights.to(memory.value.dtype), memory.value)
         return AttentionOutput(context, weights if need_weights else None)

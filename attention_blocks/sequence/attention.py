@@ -1,4 +1,4 @@
-"""The one contract of every sequence attention: project a sequence once, attend to it as often as wanted."""
+"""Base class of sequence attention: project a sequence once, attend to it any number of times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from attention_blocks.sequence.masks import check_mask, check_polarity
 
 
 class AttentionOutput(NamedTuple):
-    """What a query gets from attending.
+    """Result of attending to a sequence.
 
     Attributes:
         context: (B, T_q, context_dim), the weighted mean of the values; zero for a query that may attend to nothing.
-        weights: the attention map, (B, T_q, T_k), or (B, N, T_q, T_k) from a block with heads; ``None`` unless it
-            was asked for. Taken before dropout, so that a row sums to 1 in training too.
+        weights: attention map, (B, T_q, T_k), or (B, N, T_q, T_k) from a block with heads; ``None`` unless
+            ``need_weights``. Before dropout, so that rows sum to 1 in training too.
     """
 
     context: Tensor
@@ -24,11 +24,10 @@ class AttentionOutput(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """A sequence made ready to be attended to.
+    """A projected sequence, ready to be attended to.
 
-    What stands in it is the block's own business; two things hold for every block: the batch is the first axis (so
-    that rows can be chosen), and the positions of the sequence are the last axis but one (so that memories of
-    consecutive pieces can be joined).
+    The features are up to the block. For every block the batch is the first dimension (so that rows can be selected),
+    and the positions are the second to last (so that memories of consecutive pieces can be concatenated).
 
     Attributes:
         key: (B, T_k, D_k), or (B, N, T_k, D_k) from a block with heads.
@@ -39,12 +38,16 @@ class Memory(NamedTuple):
     value: Tensor
 
     def append(self, later: Memory) -> Memory:
-        """Joins the memory of what comes later in the same sequence, as a cache does in decoding."""
+        """Concatenates the memory of later positions of the same sequence, as in decoding.
+
+        Args:
+            later: memory of the later positions.
+        """
         return Memory(torch.cat([self.key, later.key], dim=-2), torch.cat([self.value, later.value], dim=-2))
 
 
 class Attention(nn.Module):
-    """Base of every sequence attention; subclass it to bring your own to any system here.
+    """Base class of sequence attention; subclass it to use your own block in any system here.
 
     ::
 
@@ -52,30 +55,28 @@ class Attention(nn.Module):
                                          ├──attend──▶ AttentionOutput(context, weights)
         query, mask ─────────────────────┘
 
-    A subclass writes :meth:`project` and :meth:`attend`, and keeps no state between calls. It is built as
+    A subclass defines :meth:`project` and :meth:`attend` and keeps no state between calls. It is built as
     ``Block(query_dim, key_dim, **own_arguments)``.
 
-    A mask is boolean and **True means: may attend**, as in :func:`torch.nn.functional.scaled_dot_product_attention`
+    A mask is boolean, and **True means "may attend"**, as in :func:`torch.nn.functional.scaled_dot_product_attention`
     and unlike :class:`torch.nn.MultiheadAttention`. It is broadcastable to (B, T_q, T_k). A query that may attend to
     nothing gets a zero context, zero weights and zero gradient.
 
     Args:
-        query_dim: D_q, the feature size of the queries.
-        key_dim: D_k, the feature size of the keys, and of the values when none are given apart.
-        context_dim: the feature size of the context; ``key_dim`` when left out.
+        query_dim: D_q, feature size of the queries.
+        key_dim: D_k, feature size of the keys; defaults to ``query_dim``.
+        context_dim: feature size of the context; defaults to ``key_dim``.
 
     Attributes:
-        query_dim: as given.
-        key_dim: as given.
-        context_dim: the feature size of the context, for whoever builds the next layer.
-        uses_positions: whether a query sees otherwise from another position; a block that says False is asked for
-            all hypotheses of a beam in one call.
+        query_dim: D_q.
+        key_dim: D_k.
+        context_dim: feature size of the context.
 
     Raises:
         ValueError: a size is not positive.
 
     Example:
-        A block of one's own, the mean of all places that may be attended to:
+        Your own block, the mean of all positions that may be attended to:
 
         >>> import torch
         >>> from attention_blocks import Attention, AttentionOutput, Memory, masked_softmax
@@ -102,12 +103,12 @@ class Attention(nn.Module):
         self.context_dim = context_dim
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        """Makes a sequence ready to be attended to; done once a sequence.
+        """Projects a sequence, once, to be attended to any number of times.
 
         Args:
             key: (B, T_k, D_k).
-            value: (B, T_k, D_v); the keys serve as values when left out.
-            offset: position of the first key in its sequence, for blocks that know positions.
+            value: (B, T_k, D_v); defaults to ``key``.
+            offset: position of the first key in its sequence, for blocks that use positions.
         """
         raise NotImplementedError(f"{type(self).__name__} must define project(key, value=None, *, offset=0)")
 
@@ -120,14 +121,14 @@ class Attention(nn.Module):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """Lets each query look at a projected sequence; done as often as wanted.
+        """Attends from each query to a projected sequence.
 
         Args:
             query: (B, T_q, D_q).
-            memory: what :meth:`project` returned.
+            memory: returned by :meth:`project`.
             mask: boolean, True = may attend, broadcastable to (B, T_q, T_k).
             need_weights: also return the attention map.
-            offset: position of the first query in its sequence, for blocks that know positions.
+            offset: position of the first query in its sequence, for blocks that use positions.
 
         Raises:
             TypeError: the mask is not boolean.
@@ -139,7 +140,10 @@ class Attention(nn.Module):
 
     @property
     def uses_positions(self) -> bool:
-        """Whether a query sees otherwise from another position: True unless a block knows better."""
+        """Whether the result depends on the position of the query; True unless a block overrides it.
+
+        If False, :meth:`attend_beams` attends from all hypotheses in one call.
+        """
         return True
 
     def attend_beams(
@@ -151,25 +155,25 @@ class Attention(nn.Module):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """Lets K queries look that all stand at one position, as the hypotheses of a beam do; copies no memory.
+        """Attends from K queries at the same position, such as the hypotheses of a beam, without copying the memory.
 
         Args:
             query: (B, K, D_q).
-            memory: what :meth:`project` returned, of B sequences.
+            memory: returned by :meth:`project`, with B rows.
             mask: boolean, True = may attend, broadcastable to (B, K, T_k).
-            need_weights: also return the attention maps.
-            offset: the position of all queries, for blocks that know positions.
+            need_weights: also return the attention map.
+            offset: position of all queries, for blocks that use positions.
 
         Returns:
-            As :meth:`attend`, with K for T_q.
+            As :meth:`attend`, with K in place of T_q.
         """
         if query.size(1) == 1 or not self.uses_positions:
             return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
         masks = [mask] * query.size(1) if mask is None or mask.size(1) == 1 else torch.split(mask, 1, dim=1)
         outputs = [
-            self.attend(one, memory, its_mask, need_weights=need_weights, offset=offset)
-            for one, its_mask in zip(torch.split(query, 1, dim=1), masks, strict=True)
+            self.attend(one, memory, one_mask, need_weights=need_weights, offset=offset)
+            for one, one_mask in zip(torch.split(query, 1, dim=1), masks, strict=True)
         ]
         weights = [output.weights for output in outputs if output.weights is not None]
         context = torch.cat([output.context for output in outputs], dim=1)
@@ -189,7 +193,7 @@ class Attention(nn.Module):
         Args:
             query: (B, T_q, D_q).
             key: (B, T_k, D_k).
-            value: (B, T_k, D_v); the keys serve as values when left out.
+            value: (B, T_k, D_v); defaults to ``key``.
             mask: boolean, True = may attend, broadcastable to (B, T_q, T_k).
             need_weights: also return the attention map.
 

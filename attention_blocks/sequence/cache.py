@@ -1,4 +1,4 @@
-"""A memory that grows place by place, in a buffer with room to spare."""
+"""Key-value cache for decoding: a memory that grows in a buffer with spare room."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from attention_blocks.sequence.attention import Memory
 
 
 class Cache(NamedTuple):
-    """Projected places of sequences that are being written.
+    """Key-value cache of sequences that are being generated.
 
-    :meth:`append` writes into the buffer where there is room, and into one twice as large where there is none, so
-    that a step does not copy what all steps before it have left. A cache may therefore be appended to **once**: go on
-    with what comes out. (:meth:`Memory.append` copies, and has no such rule.)
+    :meth:`append` writes into the buffer if there is room, and otherwise copies it into one twice as large, so that
+    most steps copy nothing. Therefore append **once** to each cache, and continue with the returned one.
+    (:meth:`Memory.append` always copies and has no such restriction.)
 
     Attributes:
         key: (B, …, capacity, D_k).
         value: (B, …, capacity, D_v).
-        length: how many places are filled.
+        length: number of filled entries.
 
     Example:
         >>> import torch
@@ -37,17 +37,29 @@ class Cache(NamedTuple):
 
     @classmethod
     def start(cls, memory: Memory, capacity: int = 64) -> Cache:
-        """A cache that holds a memory, and has room for more."""
+        """Creates a cache that holds a copy of a memory.
+
+        Args:
+            memory: keys, (B, …, T, D_k), and values, (B, …, T, D_v).
+            capacity: number of entries that the buffer has room for, at least T.
+        """
         capacity = max(capacity, memory.key.size(-2))
         return cls(_grown(memory.key, 0, capacity), _grown(memory.value, 0, capacity), 0).append(memory)
 
     @property
     def memory(self) -> Memory:
-        """The places that are filled, as a view."""
+        """The filled entries, as a view."""
         return Memory(self.key[..., : self.length, :], self.value[..., : self.length, :])
 
     def append(self, later: Memory) -> Cache:
-        """The cache with what comes later in the same sequences."""
+        """Appends later entries of the same sequences.
+
+        Args:
+            later: keys, (B, …, T, D_k), and values, (B, …, T, D_v).
+
+        Returns:
+            The longer cache, which replaces this one.
+        """
         length = self.length + later.key.size(-2)
         key, value = self.key, self.value
         if length > key.size(-2):
@@ -56,27 +68,30 @@ class Cache(NamedTuple):
         value[..., self.length : length, :] = later.value
         return Cache(key, value, length)
 
-    def select(self, places: Tensor, room: int = 0) -> Cache:
-        """A cache of some of the places only; this one stays as it is.
+    def select(self, entries: Tensor, room: int = 0) -> Cache:
+        """Copies some of the entries into a new cache.
 
         Args:
-            places: (B, S) int64, which places of each sequence, in their new order.
-            room: for so many later ones.
+            entries: (B, S) int64, indices of the entries of each sequence, in their new order.
+            room: number of later entries to leave room for.
+
+        Returns:
+            A cache of length S; this one is unchanged.
         """
-        padded = F.pad(places, (0, room))
-        return Cache(_picked(self.key, padded), _picked(self.value, padded), places.size(1))
+        padded = F.pad(entries, (0, room))  # (B, S + room)
+        return Cache(_gathered(self.key, padded), _gathered(self.value, padded), entries.size(1))
 
 
 def _grown(part: Tensor, length: int, capacity: int) -> Tensor:
-    larger = part.new_empty(*part.shape[:-2], capacity, part.size(-1))
+    larger = part.new_empty(*part.shape[:-2], capacity, part.size(-1))  # (B, …, capacity, D)
     larger[..., :length, :] = part[..., :length, :]
     return larger
 
 
-def _picked(part: Tensor, places: Tensor) -> Tensor:
+def _gathered(part: Tensor, entries: Tensor) -> Tensor:
     *lead, capacity, features = part.shape
-    # Whole rows by their number are copied much faster than feature by feature.
-    groups = part.numel() // (len(places) * capacity * features) if len(places) else 1
-    first = torch.arange(len(places) * groups, device=part.device)[:, None] * capacity
-    rows = first + places.repeat_interleave(groups, dim=0)
-    return part.reshape(-1, features).index_select(0, rows.flatten()).view(*lead, places.size(1), features)
+    # Copying whole rows by index is much faster than gathering single features.
+    groups = part.numel() // (len(entries) * capacity * features) if len(entries) else 1  # N, or 1 without heads
+    first = torch.arange(len(entries) * groups, device=part.device)[:, None] * capacity  # (B * N, 1)
+    rows = first + entries.repeat_interleave(groups, dim=0)  # (B * N, S)
+    return part.reshape(-1, features).index_select(0, rows.flatten()).view(*lead, entries.size(1), features)

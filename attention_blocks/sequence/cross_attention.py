@@ -1,4 +1,4 @@
-"""Cross-attention: one sequence looks at another."""
+"""Multi-head cross-attention."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from attention_blocks.sequence.multi_head import MultiHeadAttention
 
 
 class CrossAttention(MultiHeadAttention):
-    """Multi-head attention of one sequence over another: a decoder over its encoder, words over an image.
+    """Multi-head attention of one sequence over another, such as a decoder over its encoder or words over an image.
 
-    Takes the arguments of :class:`MultiHeadAttention`, and names what it is for. Project the other sequence once
-    and attend to it at every step:
+    :class:`MultiHeadAttention` under another name, with the same arguments. Project the other sequence once and
+    attend to it at every step.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3.

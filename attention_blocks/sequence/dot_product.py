@@ -1,4 +1,4 @@
-"""Dot-product attention: no parameters, the similarity of query and key is the score."""
+"""Dot-product attention without parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Similarity = Literal["plain", "scaled", "cosine"]
 
 
 class DotProductAttention(Attention):
-    """Attends by the dot product of queries and keys.
+    """Attention whose score is the dot product of query and key.
 
     ::
 
@@ -26,10 +26,9 @@ class DotProductAttention(Attention):
 
     Args:
         query_dim: D, the feature size of queries and keys.
-        key_dim: as ``query_dim``, which it must equal.
+        key_dim: must equal ``query_dim``, its default.
         similarity: "plain", "scaled" or "cosine".
-        scale: multiplies the score further, as an inverse temperature; cosine scores lie in [-1, 1] and often want
-            10 or so.
+        scale: factor of the score, an inverse temperature; cosine scores lie in [-1, 1] and often need about 10.
 
     Raises:
         ValueError: the sizes differ, or the similarity is unknown.
@@ -58,7 +57,7 @@ class DotProductAttention(Attention):
         if self.key_dim != query_dim:
             raise ValueError(
                 f"key_dim ({key_dim}) must equal query_dim ({query_dim}) for a dot product; "
-                "LuongAttention(score='general') or MultiHeadAttention compare unlike sizes"
+                "use LuongAttention(score='general') or MultiHeadAttention for different sizes"
             )
         if similarity not in get_args(Similarity):
             raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, got {similarity!r}")
@@ -67,11 +66,11 @@ class DotProductAttention(Attention):
 
     @property
     def uses_positions(self) -> bool:
-        """No: the score knows nothing but query and key."""
+        """False: the score depends on query and key alone."""
         return False
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        """Keys as they are, or of length 1 for the cosine; see :meth:`Attention.project`."""
+        """Keys unchanged, or scaled to length 1 for the cosine; see :meth:`Attention.project`."""
         value = key if value is None else value
         return Memory(_unit(key) if self.similarity == "cosine" else key, value)
 
@@ -91,10 +90,10 @@ class DotProductAttention(Attention):
         return single_head_attention(query, memory, mask, scale=self.scale, need_weights=need_weights)
 
     def extra_repr(self) -> str:
-        """Names the similarity in the printed module."""
+        """Shows the similarity in the printed module."""
         return f"{self.query_dim}, similarity={self.similarity!r}, scale={self.scale:g}"
 
 
 def _unit(x: Tensor) -> Tensor:
-    # The default of normalize is 0 in float16, and padding of zeros would become 0/0.
+    # The default eps of normalize is 0 in float16, and zero padding would become 0/0.
     return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).eps)

@@ -1,4 +1,4 @@
-"""Luong's attention: three scores, over the whole source or over a window of it."""
+"""Luong attention: three scores, global or local."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LuongWindow = Literal["global", "local-m", "local-p"]
 
 
 class LuongAttention(Attention):
-    """Attends by one of three scores, globally or in a window around an aligned position.
+    """Luong attention with one of three scores, global or in a window around an aligned position.
 
     ::
 
@@ -31,17 +31,17 @@ class LuongAttention(Attention):
         local-p  over |s - p| <= D with p = S · sigmoid(v_p · tanh(W_p q)); weights are multiplied by
                  exp(-(s - p)² / 2σ²), σ = D/2, and, as in the paper, not normalised again
 
-    S is the number of keys that the query may attend to, hence the sentence's own length under a padding mask.
+    S is the number of keys that the query may attend to, which is the length of the sequence under a padding mask.
 
     Args:
         query_dim: D_q.
-        key_dim: D_k; as ``query_dim`` when left out. "dot" needs both equal.
+        key_dim: D_k; defaults to ``query_dim``, which it must equal for "dot".
         score: "dot", "general" or "concat".
         window: "global", "local-m" (monotonic) or "local-p" (predictive).
-        radius: D, how many positions on each side of the aligned one a local window holds.
+        radius: D, number of positions on each side of the aligned one in a local window.
 
     Raises:
-        ValueError: unlike sizes for "dot", an unknown score or window, a radius below 1.
+        ValueError: different sizes for "dot", an unknown score or window, or a radius below 1.
 
     References:
         Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation", sections 3.1 and 3.2.
@@ -77,18 +77,18 @@ class LuongAttention(Attention):
         self.window = window
         self.radius = radius
         self.key_proj = Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
-        # W [q; k] is the sum of one matrix times q and one times k: the additive score under another name.
+        # W [q; k] is one matrix times q plus one times k, which is the additive score.
         self.concat = AdditiveAttention(query_dim, self.key_dim) if score == "concat" else None
         self.position_hidden = Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
         self.position_proj = Linear(query_dim, 1, bias=False) if window == "local-p" else None
 
     @property
     def uses_positions(self) -> bool:
-        """Only local-m aligns a query by its position; local-p predicts where to look."""
+        """True for local-m alone, which aligns a query by its position; local-p predicts the aligned position."""
         return self.window == "local-m"
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        """What of the score the keys alone decide: k, W k, or their half of the hidden layer."""
+        """Keys prepared for the score: k, W k, or k projected to the hidden layer; see :meth:`Attention.project`."""
         value = key if value is None else value
         if self.concat is not None:
             return self.concat.project(key, value)
@@ -103,33 +103,33 @@ class LuongAttention(Attention):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """See :meth:`Attention.attend`; ``offset`` is where local-m aligns the first query."""
+        """See :meth:`Attention.attend`; local-m aligns the first query with the key at position ``offset``."""
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
         if self.window == "global":
-            return self._look(query, memory, mask, need_weights=need_weights)
-        places = torch.arange(memory.key.size(1), device=query.device)
+            return self._attend(query, memory, mask, need_weights=need_weights)
+        positions = torch.arange(memory.key.size(1), device=query.device)  # (T_k,)
         if self.position_hidden is None or self.position_proj is None:
-            aligned = torch.arange(query.size(1), device=query.device)[:, None] + offset
-            return self._look(
-                query, memory, _both(mask, (places - aligned).abs() <= self.radius), need_weights=need_weights
+            aligned = torch.arange(query.size(1), device=query.device)[:, None] + offset  # (T_q, 1)
+            return self._attend(
+                query, memory, _both(mask, (positions - aligned).abs() <= self.radius), need_weights=need_weights
             )
-        reach = self.position_proj(torch.tanh(self.position_hidden(query)))
+        relative = self.position_proj(torch.tanh(self.position_hidden(query)))  # (B, T_q, 1)
         # Positions in the hundreds need more digits than half precision has.
-        reach = reach.to(torch.promote_types(reach.dtype, torch.float32)).sigmoid()
+        relative = relative.to(torch.promote_types(relative.dtype, torch.float32)).sigmoid()
         length = memory.key.size(1) if mask is None else mask.sum(-1, keepdim=True)
-        distance = places - reach * length
-        weights = self._look(query, memory, _both(mask, distance.abs() <= self.radius), need_weights=True).weights
+        distance = positions - relative * length  # (B, T_q, T_k)
+        weights = self._attend(query, memory, _both(mask, distance.abs() <= self.radius), need_weights=True).weights
         weights = cast(Tensor, weights) * torch.exp(-distance.square() / (2 * (self.radius / 2) ** 2))
         return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
 
-    def _look(self, query: Tensor, memory: Memory, mask: Tensor | None, *, need_weights: bool) -> AttentionOutput:
-        """Scores, softmax and context under a mask that holds the window already."""
+    def _attend(self, query: Tensor, memory: Memory, mask: Tensor | None, *, need_weights: bool) -> AttentionOutput:
+        """Scores, softmax and context under a mask that includes the window."""
         if self.concat is not None:
             return self.concat.attend(query, memory, mask, need_weights=need_weights)
         return single_head_attention(query, memory, mask, scale=1.0, need_weights=need_weights)
 
     def extra_repr(self) -> str:
-        """Names score and window in the printed module."""
+        """Shows score and window in the printed module."""
         return f"score={self.score!r}, window={self.window!r}" + (
             "" if self.window == "global" else f", radius={self.radius}"
         )

@@ -1,4 +1,4 @@
-"""Masked self-attention: each place looks at itself and at what came before; with a cache for decoding."""
+"""Causal multi-head self-attention with a cache for decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention_blocks.sequence.self_attention import SelfAttention
 
 
 class MaskedSelfAttention(SelfAttention):
-    """Causal multi-head self-attention, over everything before or over a sliding window.
+    """Causal multi-head self-attention, over all earlier positions or over a sliding window.
 
     ::
 
@@ -22,21 +22,21 @@ class MaskedSelfAttention(SelfAttention):
                         ■ ■ ■ ·                     · ■ ■ ·
                         ■ ■ ■ ■                     · · ■ ■
 
-    A further mask narrows the causal one. :meth:`step` decodes one token, or a few, from a cache which the caller
-    keeps; what it returns equals what a single call on the whole sequence gives at the same places.
+    A mask restricts the causal one further. :meth:`step` decodes one token or a few, from a cache that the caller
+    keeps, and gives the same result as one call on the whole sequence.
 
     Args:
         query_dim: D, the feature size of the sequence.
-        key_dim: as ``query_dim`` when left out.
-        num_heads: as in :class:`MultiHeadAttention`, like all that follow.
-        num_kv_heads: fewer heads of keys and values make the cache as much smaller.
+        key_dim: defaults to ``query_dim``.
+        num_heads: this and all following arguments but the last as in :class:`MultiHeadAttention`.
+        num_kv_heads: number of heads of keys and values; fewer make the cache smaller.
         head_dim: feature size of a head.
-        bias: whether the four maps have one.
-        dropout: share of the weights dropped in training.
-        norm: makes the norm of each query and key head.
-        rotary: makes rotary positions.
-        score_bias: makes what is added to the scores.
-        window: how many places each place may see, itself among them; all before it when left out.
+        bias: whether the four linear layers have a bias.
+        dropout: fraction of the weights dropped in training.
+        norm: creates the norm of query and key heads.
+        rotary: creates rotary positions.
+        score_bias: creates the bias added to the scores.
+        window: number of positions that each position attends to, including itself; defaults to all up to itself.
 
     Raises:
         ValueError: a window below 1, and as :class:`MultiHeadAttention`.
@@ -84,12 +84,12 @@ class MaskedSelfAttention(SelfAttention):
             score_bias=score_bias,
         )
         if window is not None and window < 1:
-            raise ValueError(f"window counts the places seen, itself among them, and must be 1 or more, got {window}")
+            raise ValueError(f"window counts positions, including the own one, and must be 1 or more, got {window}")
         self.window = window
 
     @property
     def uses_positions(self) -> bool:
-        """Always: what comes later is not seen."""
+        """True: later positions are masked."""
         return True
 
     def attend(
@@ -101,14 +101,14 @@ class MaskedSelfAttention(SelfAttention):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """See :meth:`Attention.attend`; the query at position ``offset + t`` sees the keys up to that position."""
+        """See :meth:`Attention.attend`; query t is at position ``offset + t`` and attends to the keys up to it."""
         queries, keys = query.size(1), memory.key.size(-2)
         mask = check_mask(mask, query.size(0), queries, keys)
         whole = mask is None and self.window is None
-        # A branch and a plain True: under dynamic shapes the comparison itself is a symbol, which SDPA refuses.
+        # A branch with a literal True: under dynamic shapes the comparison itself is a symbol, which SDPA rejects.
         if whole and offset == 0 and queries == keys:
             return self._attend(query, memory, None, causal=True, need_weights=need_weights, offset=offset)
-        # The newest query alone sees everything: a decoding step without a window needs no mask.
+        # A single query at the last position attends to all keys: a decoding step without a window needs no mask.
         if not (whole and queries == 1 and offset == keys - 1):
             before = None if self.window is None else self.window - 1
             band = window_mask(queries, keys, before=before, after=0, offset=offset, device=query.device)
@@ -121,13 +121,17 @@ class MaskedSelfAttention(SelfAttention):
         """Decodes the next token, or the next few.
 
         Args:
-            query: what follows what the cache holds, (B, T_q, D).
-            cache: what the last step returned; ``None`` at the start.
+            query: the positions that follow those in the cache, (B, T_q, D).
+            cache: returned by the previous step; ``None`` at the start.
             mask: boolean, True = may attend, broadcastable to (B, T_q, cached + T_q).
-            need_weights: also return the maps, (B, N, T_q, cached + T_q).
+            need_weights: also return the attention map, (B, N, T_q, cached + T_q).
 
         Returns:
             The output, and the cache for the next step.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit.
         """
         offset = 0 if cache is None else cache.key.size(-2)
         memory = self.project(query, offset=offset)
@@ -137,40 +141,41 @@ class MaskedSelfAttention(SelfAttention):
 
     @property
     def shares_past(self) -> bool:
-        """Whether :meth:`step_beams` can be asked: not with a window or a bias, which count places of one sequence."""
+        """Whether :meth:`step_beams` is available: not with a window or score bias, which depend on key positions."""
         return self.window is None and self.score_bias is None
 
     def step_beams(
         self, query: Tensor, cache: Cache | None, ancestry: Tensor | None, *, offset: int, need_weights: bool = False
     ) -> tuple[AttentionOutput, Cache]:
-        """Decodes the next token of K hypotheses of each sequence, whose pasts lie side by side in one cache.
+        """Decodes the next token of K hypotheses per sequence, whose pasts lie in one cache.
 
-        A beam drops hypotheses and goes on from others at every step. Their keys and values stay where they are;
-        what moves is ``ancestry``, which says to whose past each place belongs.
+        A beam search drops hypotheses and continues others several times. Keys and values stay where they are in the
+        cache; ``ancestry`` says which entries are the past of which hypothesis.
 
         Args:
-            query: (B, K, D), one place of each hypothesis, all at one position.
-            cache: what the last step returned; ``None`` at the start.
-            ancestry: boolean, (B, K, S + K): which of the S places in the cache, and of the K new ones behind them,
-                are the hypothesis's own past and present; ``None`` where all are, there being one hypothesis.
-            offset: the position of the new places in their sequences.
-            need_weights: also return the maps, (B, N, K, S + K).
+            query: (B, K, D), the next position of each hypothesis.
+            cache: returned by the previous step; ``None`` at the start.
+            ancestry: boolean, (B, K, S + K): which of the S entries in the cache, and of the K new ones after them,
+                belong to each hypothesis; ``None`` if all do, which requires K = 1.
+            offset: position of the new tokens in their sequences.
+            need_weights: also return the attention map, (B, N, K, S + K).
 
         Returns:
-            The output for (B, K), and the cache for the next step, K places longer.
+            The output, with K in place of T_q, and the cache for the next step, with S + K entries.
 
         Raises:
-            ValueError: a window or a bias of the scores, or shapes that do not fit.
+            ValueError: there is a window or score bias, or a shape does not fit.
         """
         if not self.shares_past:
-            raise ValueError("a window or score_bias counts places of one sequence; decode its hypotheses with step()")
+            raise ValueError("a window or score_bias depends on key positions; decode each hypothesis with step()")
         batch, beams, features = query.shape
-        # Each new place is a sequence of its own, so that all get the same position; then they are laid side by side.
-        own = self.project(query.reshape(-1, 1, features), offset=offset)
+        # Projected as sequences of length 1, so that all get the same position; then the K entries of a sequence are
+        # put next to each other.
+        own = self.project(query.reshape(-1, 1, features), offset=offset)  # (B * K, N_kv, 1, D_head)
         key, value = (part.view(batch, beams, *part.shape[1:]).transpose(1, -2).squeeze(1) for part in own)
         cache = Cache.start(Memory(key, value)) if cache is None else cache.append(Memory(key, value))
         mask = check_mask(ancestry, batch, beams, cache.length)
         output = self._attend(
-            query, cache.memory, mask, causal=False, need_weights=need_weights, offset=offset, together=True
+            query, cache.memory, mask, causal=False, need_weights=need_weights, offset=offset, same_position=True
         )
         return output, cache

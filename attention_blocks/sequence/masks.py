@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def padding_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
-    """Lets every query attend to the real tokens of its own sequence and not to the padding behind them.
+    """Mask that lets every query attend to the tokens of its sequence but not to the padding after them.
 
     Args:
-        lengths: (B,), whole numbers: how many tokens each sequence has.
-        max_length: T_k, the padded length; the longest length when left out.
+        lengths: (B,), integers: number of tokens of each sequence.
+        max_length: T_k, the padded length; defaults to the largest length.
 
     Returns:
-        (B, 1, T_k), True at real tokens.
+        (B, 1, T_k), True at tokens, False at padding.
 
     Raises:
-        TypeError: the lengths are not whole numbers.
+        TypeError: the lengths are not integers.
         ValueError: ``lengths`` is not one-dimensional.
 
     Example:
@@ -27,12 +27,12 @@ def padding_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
                 [[1, 1, 1]]], dtype=torch.int32)
     """
     if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must hold whole numbers, got {lengths.dtype}; pass how many tokens each sequence has")
+        raise TypeError(f"lengths must hold integers, got {lengths.dtype}; pass the number of tokens of each sequence")
     if lengths.ndim != 1:
-        raise ValueError(f"lengths must have shape (B,), got {tuple(lengths.shape)}; pass one length a sequence")
+        raise ValueError(f"lengths must have shape (B,), got {tuple(lengths.shape)}; pass one length per sequence")
     longest = int(lengths.max()) if max_length is None else max_length
     positions = torch.arange(longest, device=lengths.device)
-    return (positions < lengths[:, None])[:, None, :]
+    return (positions < lengths[:, None])[:, None, :]  # (B, 1, T_k)
 
 
 def window_mask(
@@ -44,15 +44,15 @@ def window_mask(
     offset: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Lets the query at position t attend to the keys at positions ``t - before`` to ``t + after``.
+    """Mask that lets the query at position t attend to the keys at positions ``t - before`` to ``t + after``.
 
     Args:
         query_length: T_q.
-        key_length: T_k; ``offset + query_length`` when left out.
-        before: how many earlier positions may be seen; all when left out.
-        after: how many later positions may be seen; all when left out.
-        offset: position of the first query; the first key stands at position 0.
-        device: where to make the mask.
+        key_length: T_k; defaults to ``offset + query_length``.
+        before: number of earlier positions to attend to; defaults to all.
+        after: number of later positions to attend to; defaults to all.
+        offset: position of the first query; the first key is at position 0.
+        device: device of the mask.
 
     Returns:
         (T_q, T_k), True within the window.
@@ -69,9 +69,9 @@ def window_mask(
     """
     for name, reach in (("before", before), ("after", after)):
         if reach is not None and reach < 0:
-            raise ValueError(f"{name} counts positions and must be 0 or more, got {reach}; leave it out for all")
-    query = torch.arange(query_length, device=device)[:, None] + offset
-    key = torch.arange(offset + query_length if key_length is None else key_length, device=device)
+            raise ValueError(f"{name} counts positions and must be 0 or more, got {reach}; omit it for all")
+    query = torch.arange(query_length, device=device)[:, None] + offset  # (T_q, 1)
+    key = torch.arange(offset + query_length if key_length is None else key_length, device=device)  # (T_k,)
     mask = torch.ones(query.size(0), key.size(0), dtype=torch.bool, device=device)
     if before is not None:
         mask = mask & (key >= query - before)
@@ -87,13 +87,13 @@ def causal_mask(
     offset: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Lets each query attend to itself and to what came before it.
+    """Mask that lets each query attend to its own position and to those before it.
 
     Args:
         query_length: T_q.
-        key_length: T_k; ``offset + query_length`` when left out.
-        offset: position of the first query; the first key stands at position 0.
-        device: where to make the mask.
+        key_length: T_k; defaults to ``offset + query_length``.
+        offset: position of the first query; the first key is at position 0.
+        device: device of the mask.
 
     Returns:
         (T_q, T_k), True on and below the diagonal.
@@ -110,7 +110,7 @@ def causal_mask(
 
 
 def check_boolean(mask: Tensor) -> None:
-    """Refuses a mask of numbers.
+    """Refuses a mask that is not boolean.
 
     Args:
         mask: any mask.
@@ -121,15 +121,15 @@ def check_boolean(mask: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise TypeError(
             f"mask must be boolean with True = may attend, got {mask.dtype}; "
-            "from an additive float mask make one by `mask == 0`, from 0/1 numbers by `mask.bool()`"
+            "convert an additive float mask by `mask == 0`, a mask of 0 and 1 by `mask.bool()`"
         )
 
 
 def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: int) -> Tensor | None:
-    """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k), and gives any other its three axes.
+    """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k); expands any other to three dimensions.
 
     Args:
-        mask: the mask, or ``None``, which lets everything through.
+        mask: the mask, or ``None``, which allows everything.
         batch: B.
         query_length: T_q.
         key_length: T_k.
@@ -151,7 +151,7 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
     if not fits:
         hint = ""
         if mask.ndim == 2 and tuple(mask.shape) == (batch, key_length):
-            hint = "; a (B, T_k) mask lacks the axis of the queries: pass mask[:, None, :]"
+            hint = "; a (B, T_k) mask lacks the dimension of the queries: pass mask[:, None, :]"
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, which does not broadcast to (B, T_q, T_k) = {wanted}{hint}"
         )
@@ -161,17 +161,17 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
 def check_polarity(mask: Tensor | None, query_length: int | None = None) -> None:
     """Refuses a mask that looks as if True meant "ignore", as it does in :class:`torch.nn.MultiheadAttention`.
 
-    Two forms are recognised, neither of which a right mask has by design: the inverted causal mask (each of three or
-    more queries sees everything behind itself and neither itself nor what was before), and the inverted padding mask
-    (one sequence has no token at all while every other begins with masked places and ends with open ones). For a single
-    query the latter is not looked for: a window that ends with the longest sequence has the same look.
+    Two forms are recognised, neither of which is useful as a mask: the inverted causal mask (each of three or more
+    queries attends to all later positions, but neither to its own nor to earlier ones), and the inverted padding mask
+    (one sequence has no tokens, and every other starts with masked positions and ends with open ones). For a single
+    query the latter is not checked: a window that ends with the longest sequence looks the same.
 
-    Looking costs a read of the mask, so masks on an accelerator (where the host would have to wait for it), tensors
-    of another class (fake and distributed ones) and masks under ``torch.compile`` or ``torch.export`` pass unread.
+    The check reads the mask. It is skipped for masks on an accelerator (where the host would have to wait), for
+    subclasses of tensors (fake and distributed ones) and under ``torch.compile`` or ``torch.export``.
 
     Args:
         mask: any mask, or ``None``.
-        query_length: T_q, where it is known.
+        query_length: T_q, if known.
 
     Raises:
         ValueError: the mask looks inverted.

@@ -1,4 +1,4 @@
-"""Multi-head attention, with grouped heads, query/key norm, rotary positions and score biases as parts to plug in."""
+"""Multi-head attention, with optional grouped heads, query/key norm, rotary positions and score biases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attention_blocks.sequence.scores import dot_product_attention
 
 
 class MultiHeadAttention(Attention):
-    """Several scaled dot-product attentions side by side, each on its own projection.
+    """Several scaled dot-product attentions in parallel, each with its own projections.
 
     ::
 
@@ -28,20 +28,21 @@ class MultiHeadAttention(Attention):
 
     Args:
         query_dim: D_q, and the feature size of the context.
-        key_dim: D_k; as ``query_dim`` when left out.
+        key_dim: D_k; defaults to ``query_dim``.
         num_heads: N.
-        num_kv_heads: N_kv, heads of keys and values, each serving N / N_kv query heads; N when left out, 1 for
+        num_kv_heads: N_kv, number of heads of keys and values, each for N / N_kv query heads; defaults to N. Use 1 for
             multi-query attention.
-        head_dim: feature size of a head; ``query_dim / num_heads`` when left out.
-        value_dim: D_v; as ``key_dim`` when left out.
-        bias: whether the four maps have one.
-        dropout: share of the weights dropped in training.
-        norm: makes the norm of each query and key head from ``head_dim``, such as ``nn.LayerNorm``.
-        rotary: makes rotary positions from ``head_dim``, such as :class:`RotaryPosition`.
-        score_bias: makes what is added to the scores from ``num_heads``, such as :class:`ALiBi`.
+        head_dim: D_head, feature size of a head; defaults to ``query_dim / num_heads``.
+        value_dim: D_v; defaults to ``key_dim``.
+        bias: whether the four linear layers have a bias.
+        dropout: fraction of the weights dropped in training.
+        norm: creates the norm of query and key heads, called as ``norm(head_dim)``, such as ``nn.LayerNorm``.
+        rotary: creates rotary positions, called as ``rotary(head_dim)``, such as :class:`RotaryPosition`.
+        score_bias: creates the bias added to the scores, called as ``score_bias(num_heads)``, such as :class:`ALiBi`.
 
     Raises:
-        ValueError: heads that do not divide their sizes, sizes that are not positive, dropout outside [0, 1).
+        ValueError: the numbers of heads do not divide their sizes, a size is not positive, or dropout lies outside
+            [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need"; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
@@ -78,7 +79,7 @@ class MultiHeadAttention(Attention):
                 raise ValueError(f"{name} must be a positive feature size, got {size}")
         if head_dim is None and query_dim % num_heads:
             raise ValueError(
-                f"num_heads ({num_heads}) must divide query_dim ({query_dim}); choose a divisor or give head_dim"
+                f"num_heads ({num_heads}) must divide query_dim ({query_dim}); choose a divisor or pass head_dim"
             )
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_kv_heads < 1 or num_heads % num_kv_heads:
@@ -101,7 +102,7 @@ class MultiHeadAttention(Attention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform maps and zero biases, as the paper's authors' code."""
+        """Xavier-uniform weights and zero biases, as in the code of the paper's authors."""
         for linear in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
             nn.init.xavier_uniform_(linear.weight)
             if linear.bias is not None:
@@ -109,12 +110,12 @@ class MultiHeadAttention(Attention):
 
     @property
     def uses_positions(self) -> bool:
-        """With rotary positions or a bias of the scores."""
+        """True with rotary positions or a score bias."""
         return self.rotary is not None or self.score_bias is not None
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        """Keys and values in heads, (B, N_kv, T_k, head_dim) each; see :meth:`Attention.project`."""
-        heads = self._split(self.key_proj(key), self.key_norm)
+        """Keys and values by head, (B, N_kv, T_k, D_head) each; see :meth:`Attention.project`."""
+        heads = self._split(self.key_proj(key), self.key_norm)  # (B, N_kv, T_k, D_head)
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
         return Memory(heads, self._split(self.value_proj(key if value is None else value)))
@@ -128,7 +129,7 @@ class MultiHeadAttention(Attention):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """See :meth:`Attention.attend`; the map has the heads, (B, N, T_q, T_k)."""
+        """See :meth:`Attention.attend`; the attention map is (B, N, T_q, T_k)."""
         mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
         return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
 
@@ -141,22 +142,22 @@ class MultiHeadAttention(Attention):
         causal: bool,
         need_weights: bool,
         offset: int,
-        together: bool = False,
+        same_position: bool = False,
     ) -> AttentionOutput:
-        heads = self._split(self.query_proj(query), self.query_norm)
+        heads = self._split(self.query_proj(query), self.query_norm)  # (B, N, T_q, D_head)
         if self.rotary is not None:
-            # Queries that stand together at one position are so many sequences of one place.
-            turned = self.rotary(heads.unsqueeze(-2) if together else heads, offset=offset)
-            heads = turned.squeeze(-2) if together else turned
-        key, value = memory
+            # Queries at the same position are treated as sequences of length 1.
+            rotated = self.rotary(heads.unsqueeze(-2) if same_position else heads, offset=offset)
+            heads = rotated.squeeze(-2) if same_position else rotated
+        key, value = memory  # (B, N_kv, T_k, D_head)
         score_bias = None
         if self.score_bias is not None:
-            score_bias = self.score_bias(query.size(1), key.size(-2), offset=offset)
+            score_bias = self.score_bias(query.size(1), key.size(-2), offset=offset)  # (N, T_q, T_k)
         group = self.num_heads // self.num_kv_heads
         single = group > 1 and query.size(1) == 1
         if single:
-            # In a decoding step the heads of a group are so many queries of one key head, which need not be copied.
-            heads = heads.reshape(-1, self.num_kv_heads, group, self.head_dim)
+            # In a decoding step the query heads of a group are treated as queries of one key head, which saves a copy.
+            heads = heads.reshape(-1, self.num_kv_heads, group, self.head_dim)  # (B, N_kv, N / N_kv, D_head)
             score_bias = None if score_bias is None else score_bias.reshape(self.num_kv_heads, group, -1)
         elif group > 1:
             key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
@@ -171,10 +172,10 @@ class MultiHeadAttention(Attention):
             need_weights=need_weights,
         )
         if single:
-            context = context.flatten(1, 2).unsqueeze(2)
-            weights = None if weights is None else weights.flatten(1, 2).unsqueeze(2)
-        context = self.out_proj(context.transpose(1, 2).flatten(2))
-        # The bias of out_proj would otherwise speak for a query that has nothing to attend to.
+            context = context.flatten(1, 2).unsqueeze(2)  # (B, N, 1, D_head)
+            weights = None if weights is None else weights.flatten(1, 2).unsqueeze(2)  # (B, N, 1, T_k)
+        context = self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T_q, D_q)
+        # Otherwise a query that may attend to nothing would get the bias of out_proj.
         if mask is not None:
             context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
         elif key.size(-2) == 0:
@@ -182,10 +183,10 @@ class MultiHeadAttention(Attention):
         return AttentionOutput(context, weights)
 
     def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        # Normed before the axes are swapped, while a head's features still lie side by side in memory.
-        heads = x.reshape(x.size(0), x.size(1), x.size(2) // self.head_dim, self.head_dim)
+        # Normalised before the transposition, while each head is contiguous in memory.
+        heads = x.reshape(x.size(0), x.size(1), x.size(2) // self.head_dim, self.head_dim)  # (B, T, N, D_head)
         return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        """Names the heads in the printed module."""
+        """Shows the heads in the printed module."""
         return f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}"

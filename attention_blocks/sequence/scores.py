@@ -1,4 +1,4 @@
-"""From scores to context: the masked softmax, and dot-product attention by two paths with one answer."""
+"""Masked softmax and dot-product attention."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from attention_blocks.kernels import dropout as dropped_out
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
 
-# Whether the fused kernel can be relied on for CPUs in half precision and when traced. Torch 2.5 brought this switch
-# together with products of halves that are summed in float32.
+# Whether the fused kernel is correct on CPUs in half precision and when traced: since torch 2.5, which sums products of
+# half precision in float32, and in which this switch is new.
 _SOUND_ON_CPU = hasattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp")
-# So few queries of each sequence, as there are hypotheses in a beam: below, the fused kernel of CPUs is the slower one.
+# Number of queries per sequence, as in a decoding step with a beam, up to which the fused kernel is slower on CPUs.
 _FEW = 8
-# So short a sequence: below, the gradient of the fused kernel of CPUs in bfloat16 is slower than the map's, which has
-# the processor's matrix unit; 5 to 7 times for 24 to 49 places, as fast for 200, slower for more.
+# Length up to which the gradient of the fused kernel in bfloat16 is slower on CPUs than that of the explicit path,
+# which uses the processor's matrix unit.
 _SHORT = 200
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """A context in which autocast leaves the operands as they are, so that scores are not rounded or overflown."""
-    # Autocast does not know the meta device, on which nothing is rounded.
+    """Context without autocast, so that scores are neither rounded nor overflow.
+
+    Args:
+        x: tensor on the device concerned.
+    """
+    # Autocast does not support the meta device, on which nothing is rounded.
     return torch.autocast(device_type="cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 def open_empty_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits a mask into one that a softmax can bear and the rows to blank afterwards.
+    """Opens the empty rows of a mask, and returns where they are.
 
-    Softmax over nothing is 0/0. A row without a single open place is therefore opened wholly, and what comes of it
-    is blanked: zero in value, and since blanking cuts the graph, zero in gradient.
+    A softmax over no keys is 0/0. The caller fills the result of the opened rows with zeros, which sets their
+    gradients to zero too.
 
     Args:
         mask: boolean, (..., T_k).
 
     Returns:
-        The mask with its empty rows opened, (..., T_k); and where the rows were empty, (..., 1).
+        The mask with its empty rows opened, (..., T_k); and whether each row was empty, (..., 1).
 
     Raises:
         TypeError: the mask is not boolean.
@@ -83,10 +87,10 @@ def dot_product_attention(
 ) -> AttentionOutput:
     """softmax(scale · Q Kᵀ + bias) V for every head at once.
 
-    Without weights the fused kernel of torch does the work and no map is ever held in memory; with weights the map
-    is computed explicitly, its scores in float32. Both give the same context and gradients. (On CPUs under torch 2.3
-    and 2.4, compiled code and half precision take the explicit path too; and on all CPUs what the fused kernel was not
-    made for: a step of decoding, with its few queries, dropout, and the training of short sequences in bfloat16.)
+    Without weights, torch's fused kernel is used, which does not store the attention map; with weights, the map is
+    computed explicitly, with scores in float32. Context and gradients are the same. (The explicit path is also used on
+    CPUs where the fused kernel is slow: for few queries, as in a decoding step, with dropout, and in training on short
+    sequences in bfloat16; and with torch 2.3 and 2.4 in compiled code and in half precision.)
 
     Args:
         query: (B, N, T_q, D_k).
@@ -94,17 +98,20 @@ def dot_product_attention(
         value: (B, N, T_k, D_v).
         mask: boolean, True = may attend, broadcastable to (B, N, T_q, T_k).
         score_bias: added to the scores, broadcastable to (B, N, T_q, T_k).
-        scale: what scores are multiplied by; 1/sqrt(D_k) when left out.
-        dropout: share of the weights that is dropped.
-        causal: the t-th query may attend to the first t keys only, of those that the mask allows.
-        need_weights: take the explicit path and return the map, (B, N, T_q, T_k), as it was before dropout.
+        scale: factor of the scores; defaults to 1/sqrt(D_k).
+        dropout: fraction of the weights that is dropped.
+        causal: the t-th query may attend to the first t keys only, of those allowed by the mask.
+        need_weights: also return the attention map, (B, N, T_q, T_k), before dropout.
+
+    Raises:
+        TypeError: the mask is not boolean.
 
     Example:
         >>> query, key = torch.randn(2, 8, 3, 16), torch.randn(2, 8, 5, 16)
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    explicit = need_weights or _fused_errs(query) or _fused_is_slow(query, key, dropout)
+    explicit = need_weights or _fused_is_wrong(query) or _fused_is_slow(query, key, dropout)
     if causal and (explicit or score_bias is not None or mask is not None):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
@@ -112,9 +119,9 @@ def dot_product_attention(
         scale = query.size(-1) ** -0.5 if scale is None else scale
         with full_precision(query):
             wide = torch.promote_types(query.dtype, torch.float32)
-            scores = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)
+            scores = (query.to(wide) * scale) @ key.to(wide).transpose(-2, -1)  # (B, N, T_q, T_k)
             weights = masked_softmax(scores if score_bias is None else scores + score_bias, mask)
-        context = dropped_out(weights, dropout).to(value.dtype) @ value
+        context = dropped_out(weights, dropout).to(value.dtype) @ value  # (B, N, T_q, D_v)
         return AttentionOutput(context, weights if need_weights else None)
     empty = None
     if mask is not None:
@@ -126,21 +133,21 @@ def dot_product_attention(
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)
 
 
-def _fused_errs(query: Tensor) -> bool:
+def _fused_is_wrong(query: Tensor) -> bool:
     if _SOUND_ON_CPU or query.device.type != "cpu":
         return False
-    # Torch 2.3 compiles it, behind a convolution, with axes in an order that the kernel misreads, and cannot export it
-    # with a learned bias.
+    # Torch 2.3, after a convolution, compiles it with strides that the kernel misreads, and cannot export it with a
+    # learned bias.
     if torch.compiler.is_compiling():
         return True
-    # Its products of halves are halves, which overflow; autocast makes halves of wider operands.
+    # Its products of float16 are float16, which overflow; autocast casts wider operands.
     return torch.float16 in (query.dtype, autocast_dtype("cpu"))
 
 
 def _fused_is_slow(query: Tensor, key: Tensor, dropout: float) -> bool:
     if query.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    if dropout:  # which the kernel has not on CPUs: it would hold the map too, and draw its mask slowly
+    if dropout:  # not fused on CPUs: the map would be stored, and the mask drawn slowly
         return True
     dtype = autocast_dtype("cpu") or query.dtype
     if torch.is_grad_enabled():
@@ -156,9 +163,9 @@ def single_head_attention(
     Args:
         query: (B, T_q, D_k).
         memory: keys and values, (B, T_k, D_k) and (B, T_k, D_v).
-        mask: boolean, True = may attend, (T_q, T_k) or broadcastable to (B, T_q, T_k) with all its axes.
-        scale: what scores are multiplied by.
-        need_weights: take the explicit path and return the map, (B, T_q, T_k).
+        mask: boolean, True = may attend, (T_q, T_k) or broadcastable to (B, T_q, T_k) with three dimensions.
+        scale: factor of the scores.
+        need_weights: also return the attention map, (B, T_q, T_k).
     """
     context, weights = dot_product_attention(
         query.unsqueeze(1),

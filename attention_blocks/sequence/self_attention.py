@@ -1,4 +1,4 @@
-"""Self-attention: a sequence looks at itself."""
+"""Multi-head self-attention."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from attention_blocks.sequence.multi_head import MultiHeadAttention
 class SelfAttention(MultiHeadAttention):
     """Multi-head attention of a sequence over itself: ``SelfAttention(64)(x)``.
 
-    Takes the arguments of :class:`MultiHeadAttention`. Keys may still be given, so that it stands wherever an
-    :class:`Attention` does; without them the queries are the keys.
+    Arguments as for :class:`MultiHeadAttention`. Like any :class:`Attention` it accepts keys; they default to the
+    queries.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need".
@@ -32,13 +32,17 @@ class SelfAttention(MultiHeadAttention):
         *,
         need_weights: bool = False,
     ) -> AttentionOutput:
-        """Attends from each place of the sequence to every place that the mask allows.
+        """Attends from each position of the sequence to every position that the mask allows.
 
         Args:
             query: the sequence, (B, T, D).
-            key: another sequence to look at instead, (B, T_k, D).
-            value: its values; the keys serve when left out.
+            key: another sequence to attend to, (B, T_k, D); defaults to ``query``.
+            value: values of the other sequence, (B, T_k, D_v); defaults to ``key``.
             mask: boolean, True = may attend, broadcastable to (B, T, T).
-            need_weights: also return the maps, (B, N, T, T).
+            need_weights: also return the attention map, (B, N, T, T).
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: a shape does not fit, or the mask looks as if True meant "ignore".
         """
         return super().forward(query, query if key is None else key, value, mask, need_weights=need_weights)

@@ -1,4 +1,4 @@
-"""Transformer layers and stacks, and the parts they are put together from."""
+"""Transformer layers and stacks, and their parts."""
 
 from attention_blocks.transformer.batch_norm import SequenceBatchNorm
 from attention_blocks.transformer.decoder import (

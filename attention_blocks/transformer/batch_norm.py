@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 
 class SequenceBatchNorm(nn.Module):
-    """Normalises each feature over every place of every sequence of the batch.
+    """Batch norm of each feature over all positions of all sequences of the batch.
 
-    In training the places behind a sequence's end count too, and a place's result depends on the rest of the batch;
-    in evaluation the running statistics make each place independent, as the other norms always do.
+    In training, padding is included in the statistics, and the output of a position depends on the rest of the batch.
+    In evaluation the running statistics are used, and positions are independent, as with the other norms.
 
     Args:
         dim: D.
-        eps: keeps the root away from 0.
-        momentum: weight of the newest batch in the running statistics.
+        eps: added to the variance.
+        momentum: weight of the current batch in the running statistics.
 
     Attributes:
         norm: the ``nn.BatchNorm1d`` inside, which ``nn.SyncBatchNorm.convert_sync_batchnorm`` finds and replaces.

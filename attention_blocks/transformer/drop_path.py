@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Zeroes whole rows of the batch in training and divides the others by the share kept; else the identity.
+    """Stochastic depth: zeroes random rows of the batch in training and scales up the others; else the identity.
 
     Args:
-        rate: share of the rows that is zeroed.
+        rate: fraction of the rows that is zeroed.
 
     Raises:
         ValueError: ``rate`` lies outside [0, 1).
@@ -44,9 +44,9 @@ class DropPath(nn.Module):
         """
         if not self.training or not self.rate:
             return x
-        kept = F.dropout(x.new_ones(x.size(0), *[1] * (x.ndim - 1)), self.rate)
+        kept = F.dropout(x.new_ones(x.size(0), *[1] * (x.ndim - 1)), self.rate)  # (B, 1, ..., 1)
         return x * kept
 
     def extra_repr(self) -> str:
-        """Names the rate in the printed module."""
+        """Shows the rate in the printed module."""
         return f"rate={self.rate:g}"

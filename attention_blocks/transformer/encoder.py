@@ -1,4 +1,4 @@
-"""The Transformer encoder: its layer and its stack."""
+"""Transformer encoder: the layer and the stack."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from attention_blocks.transformer.residual import Residual
 
 
 class LayerOutput(NamedTuple):
-    """What an encoder layer returns.
+    """Output of an encoder layer.
 
     Attributes:
         hidden: (B, T, D).
-        weights: the attention map, (B, N, T, T_k), or (B, T, T_k) from a block without heads; ``None`` unless it
-            was asked for.
+        weights: attention map, (B, N, T, T_k), or (B, T, T_k) from a block without heads; ``None`` unless
+            ``need_weights``.
     """
 
     hidden: Tensor
@@ -27,11 +27,11 @@ class LayerOutput(NamedTuple):
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder returns.
+    """Output of an encoder.
 
     Attributes:
         hidden: (B, T, D).
-        weights: every layer's attention map, the first layer's first; ``None`` unless they were asked for.
+        weights: attention map of each layer, in order; ``None`` unless ``need_weights``.
     """
 
     hidden: Tensor
@@ -42,8 +42,8 @@ def check_context_dim(name: str, attention: Attention, dim: int) -> None:
     """Refuses an attention whose context cannot be added to the residual stream.
 
     Args:
-        name: the argument that made the attention.
-        attention: what it made.
+        name: the argument that created the attention.
+        attention: the attention.
         dim: D, the features of the residual stream.
 
     Raises:
@@ -51,26 +51,26 @@ def check_context_dim(name: str, attention: Attention, dim: int) -> None:
     """
     if attention.context_dim != dim:
         raise ValueError(
-            f"{name} made a {type(attention).__name__} whose context has {attention.context_dim} features, but it is "
+            f"{name} is a {type(attention).__name__} whose context has {attention.context_dim} features, but it is "
             f"added to a sequence of dim={dim}; choose a block with context_dim={dim}, such as MultiHeadAttention"
         )
 
 
 def check_features(name: str, sequence: Tensor, dim: int) -> None:
-    """Refuses what is no sequence of the features that a layer was built for.
+    """Refuses a tensor that is not a sequence of the feature size that a layer was built for.
 
     Args:
         name: the argument.
         sequence: its value.
-        dim: the features it must have.
+        dim: D.
 
     Raises:
         ValueError: the shape is not (B, T, dim).
     """
     if sequence.ndim != 3 or sequence.size(-1) != dim:
         raise ValueError(
-            f"{name} must have shape (B, T, {dim}), got {tuple(sequence.shape)}; batch first, and a layer built for "
-            "as many features"
+            f"{name} must have shape (B, T, {dim}), got {tuple(sequence.shape)}; put the batch first, and build the "
+            "layer for the feature size"
         )
 
 
@@ -94,11 +94,11 @@ def check_batch(name: str, batch: int, other_name: str, other: int) -> None:
 
 
 def drop_path_rates(depth: int, highest: float) -> list[float]:
-    """Rates that rise linearly from 0 at the first layer to the highest at the last, as stochastic depth has them.
+    """Drop-path rates that rise linearly from 0 in the first layer, as in stochastic depth.
 
     Args:
-        depth: how many layers.
-        highest: the last layer's rate.
+        depth: number of layers.
+        highest: rate of the last layer.
 
     Raises:
         ValueError: ``depth`` is not positive, ``highest`` lies outside [0, 1).
@@ -115,7 +115,7 @@ def drop_path_rates(depth: int, highest: float) -> list[float]:
 
 
 class EncoderLayer(nn.Module):
-    """Attention and a feed-forward network, each with its norm and its residual connection.
+    """Self-attention and a feed-forward network, each with a norm and a residual connection.
 
     ::
 
@@ -126,16 +126,16 @@ class EncoderLayer(nn.Module):
 
     Args:
         dim: D.
-        attention: makes the attention, as ``attention(dim, dim)``; any block whose context has D features.
-        feed_forward: makes the feed-forward network, as ``feed_forward(dim)``.
-        norm: makes each of the two norms, as ``norm(dim)``.
-        norm_first: norms stand at the entry of each branch (pre-norm), or behind each sum (post-norm).
-        dropout: share of each branch's features dropped in training.
-        drop_path: share of the rows of the batch that skip a branch in training.
-        layer_scale: factor of each branch's features at first, learned from there; none when left out.
+        attention: creates the attention, called as ``attention(dim, dim)``; any block whose context has D features.
+        feed_forward: creates the feed-forward network, called as ``feed_forward(dim)``.
+        norm: creates each of the two norms, called as ``norm(dim)``.
+        norm_first: the norm comes first in each branch (pre-norm) or after each sum (post-norm).
+        dropout: fraction of each branch's features dropped in training.
+        drop_path: fraction of the rows of the batch that skip a branch in training.
+        layer_scale: initial value of a learned factor for each feature of each branch; no factor if omitted.
 
     Raises:
-        ValueError: the attention's context has another size, a share lies outside [0, 1).
+        ValueError: the attention's context has another size, or a rate lies outside [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need" (post-norm);
@@ -182,14 +182,14 @@ class EncoderLayer(nn.Module):
         memory: Tensor | None = None,
         need_weights: bool = False,
     ) -> LayerOutput:
-        """Lets each place look at the sequence, then think it over by itself.
+        """Applies self-attention, then the feed-forward network.
 
         Args:
             x: (B, T, D).
             mask: boolean, True = may attend, broadcastable to (B, T, T_k).
-            memory: the sequence that is looked at, (B, T_k, D), where only its first T places are wanted: ``x`` then
-                holds those. ``layer(x[:, :1], memory=x)`` is what ``layer(x)`` holds at the first place, for a
-                fraction of the work. (In training, a norm over the batch sees fewer places that way.)
+            memory: the whole sequence, (B, T_k, D), if only its first T positions are needed, which ``x`` then holds.
+                ``layer(x[:, :1], memory=x)`` equals ``layer(x)`` at the first position, for a fraction of the
+                computation. (In training, a norm over the batch is computed from fewer positions that way.)
             need_weights: also return the attention map.
 
         Raises:
@@ -212,20 +212,20 @@ class EncoderLayer(nn.Module):
         return LayerOutput(x, weights)
 
     def extra_repr(self) -> str:
-        """Names the place of the norms in the printed module."""
+        """Shows norm_first in the printed module."""
         return f"norm_first={self.norm_first}"
 
 
 class TransformerEncoder(nn.Module):
-    """Encoder layers one behind the other, and a norm at the end.
+    """Stack of encoder layers with a final norm.
 
     Args:
         dim: D.
-        depth: how many layers.
-        layer: makes each layer, as ``layer(dim, drop_path=rate)``; :class:`EncoderLayer`, or a
+        depth: number of layers.
+        layer: creates each layer, called as ``layer(dim, drop_path=rate)``; :class:`EncoderLayer`, or a
             ``functools.partial`` of it.
-        drop_path: the last layer's share of skipped branches; the first layer's is 0, between them it rises linearly.
-        norm: makes the norm at the end; a stack of post-norm layers has none, ``norm=None``.
+        drop_path: rate of the last layer; the rates rise linearly from 0 in the first layer.
+        norm: creates the final norm; ``None`` for a stack of post-norm layers, which needs none.
 
     Raises:
         ValueError: ``depth`` is not positive, ``drop_path`` lies outside [0, 1).
@@ -262,14 +262,14 @@ class TransformerEncoder(nn.Module):
         need_weights: bool = False,
         queries: int | None = None,
     ) -> EncoderOutput:
-        """Runs the layers.
+        """Applies the layers.
 
         Args:
             x: (B, T, D).
             mask: boolean, True = may attend, broadcastable to (B, T, T).
-            need_weights: also return every layer's attention map.
-            queries: how many places, from the first on, are wanted; all when left out. The last layer then computes
-                only those, unless its whole map is asked for. A class token alone is ``queries=1``.
+            need_weights: also return the attention map of each layer.
+            queries: number of positions to return, from the first on; defaults to all. The last layer computes only
+                these, unless ``need_weights``. For the class token alone, use 1.
 
         Raises:
             TypeError: the mask is not boolean.

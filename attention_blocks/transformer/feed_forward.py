@@ -1,4 +1,4 @@
-"""The feed-forward network of a Transformer layer."""
+"""Feed-forward network of a Transformer layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attention_blocks.kernels import Linear, dropout, linear
 
 
 class FeedForward(nn.Module):
-    """Widens each place's features, bends them, and narrows them again.
+    """Two linear layers with an activation between them, applied to each position.
 
     ::
 
@@ -19,12 +19,12 @@ class FeedForward(nn.Module):
 
     Args:
         dim: D.
-        hidden_dim: the width in between; 4 D when left out.
-        activation: makes the activation; ``nn.ReLU`` in the paper, ``nn.GELU`` in most of what followed.
-        dropout: share of the hidden features dropped in training.
+        hidden_dim: size of the hidden layer; defaults to 4 D.
+        activation: creates the activation; ``nn.ReLU`` in the paper, ``nn.GELU`` in most later models.
+        dropout: fraction of the hidden features dropped in training.
 
     Raises:
-        ValueError: a size is not positive, dropout outside [0, 1).
+        ValueError: a size is not positive, or dropout lies outside [0, 1).
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.3;
@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps each place by itself.
+        """Applies the network to each position.
 
         Args:
             x: (..., D).
@@ -64,15 +64,15 @@ class FeedForward(nn.Module):
         Returns:
             (..., D).
         """
-        kind = self._kind()
-        if kind is None:
+        activation = self._fusable()
+        if activation is None:
             hidden = self.activation(self.up_proj(x))
         else:
-            hidden = linear(x, self.up_proj.weight, self.up_proj.bias, activation=kind)
+            hidden = linear(x, self.up_proj.weight, self.up_proj.bias, activation=activation)
         return self.down_proj(dropout(hidden, self.dropout, self.training))
 
-    def _kind(self) -> Literal["relu", "gelu"] | None:
-        """The activation, where it can be applied together with the map before it, and nobody else has a say in it."""
+    def _fusable(self) -> Literal["relu", "gelu"] | None:
+        """Activation to fuse with the linear layer before it, unless a hook or another class must see either call."""
         if type(self.up_proj) is not Linear or self.up_proj._forward_hooks or self.up_proj._forward_pre_hooks:
             return None
         if self.activation._forward_hooks or self.activation._forward_pre_hooks:
@@ -82,5 +82,5 @@ class FeedForward(nn.Module):
         return "gelu" if type(self.activation) is nn.GELU and self.activation.approximate == "none" else None
 
     def extra_repr(self) -> str:
-        """Names the dropout in the printed module."""
+        """Shows the dropout in the printed module."""
         return f"dropout={self.dropout:g}" if self.dropout else ""

@@ -1,4 +1,4 @@
-"""LayerScale: each feature of a residual branch has a learned factor, small at first."""
+"""LayerScale: a learned factor for each feature of a residual branch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LayerScale(nn.Module):
 
     Args:
         dim: D.
-        init: every factor at first; small, so that a deep stack starts near the identity.
+        init: initial value of every factor; small, so that a deep stack starts near the identity.
 
     Attributes:
         gamma: (D,), the factors.
@@ -46,5 +46,5 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
     def extra_repr(self) -> str:
-        """Names the size in the printed module."""
+        """Shows the size in the printed module."""
         return f"{self.gamma.size(0)}"

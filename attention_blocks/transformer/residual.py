@@ -1,4 +1,4 @@
-"""The residual connection around every part of a Transformer layer."""
+"""Residual connection around each branch of a Transformer layer."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from attention_blocks.transformer.layer_scale import LayerScale
 
 
 class Residual(nn.Module):
-    """Adds what a branch has found to what went into it.
+    """Adds a branch's output to its input.
 
     ::
 
         x + drop_path(scale(dropout(branch)))
 
-    What is not asked for is not there and costs nothing.
+    Parts that are not requested are not created.
 
     Args:
         dim: D.
-        dropout: share of the branch's features dropped in training.
-        drop_path: share of the rows of the batch that skip the branch in training.
-        layer_scale: factor of each of the branch's features at first, learned from there; none when left out.
+        dropout: fraction of the branch's features dropped in training.
+        drop_path: fraction of the rows of the batch that skip the branch in training.
+        layer_scale: initial value of a learned factor for each feature of the branch; no factor if omitted.
 
     Raises:
-        ValueError: a share lies outside [0, 1).
+        ValueError: a rate lies outside [0, 1).
 
     References:
-        Vaswani et al. 2017, "Attention Is All You Need", section 5.4 (dropout); and as :class:`DropPath` and
+        Vaswani et al. 2017, "Attention Is All You Need", section 5.4 (dropout); see also :class:`DropPath` and
         :class:`LayerScale`.
 
     Example:
@@ -51,11 +51,11 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else None
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Joins branch and trunk.
+        """Adds the branch's output to its input.
 
         Args:
-            x: what went into the branch, (B, T, D).
-            branch: what came out of it, (B, T, D).
+            x: input of the branch, (B, T, D).
+            branch: output of the branch, (B, T, D).
 
         Returns:
             (B, T, D).
@@ -68,5 +68,5 @@ class Residual(nn.Module):
         return x + branch
 
     def extra_repr(self) -> str:
-        """Names the dropout in the printed module."""
+        """Shows the dropout in the printed module."""
         return f"dropout={self.dropout:g}" if self.dropout else ""

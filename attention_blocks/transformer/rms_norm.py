@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Scales each place's features to a root mean square of 1, then by learned factors.
+    """Scales the features of each position to a root mean square of 1, then by learned factors.
 
     ::
 
@@ -18,10 +18,10 @@ class RMSNorm(nn.Module):
 
     Args:
         dim: D.
-        eps: keeps the root away from 0.
+        eps: added to the mean square.
 
     Attributes:
-        weight: (D,), ones at first.
+        weight: (D,), initially ones.
 
     Raises:
         ValueError: ``dim`` or ``eps`` is not positive.
@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises each place by itself.
+        """Normalises each position.
 
         Args:
             x: (..., D).
@@ -54,11 +54,11 @@ class RMSNorm(nn.Module):
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         wide, weight = x.to(dtype), self.weight.to(dtype)
-        # F.rms_norm came with torch 2.4.
+        # F.rms_norm is new in torch 2.4.
         if hasattr(F, "rms_norm"):
             return F.rms_norm(wide, weight.shape, weight, self.eps).to(x.dtype)
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * weight).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Names the size in the printed module."""
+        """Shows the size in the printed module."""
         return f"{self.weight.size(0)}, eps={self.eps:g}"

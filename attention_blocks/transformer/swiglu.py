@@ -1,4 +1,4 @@
-"""SwiGLU: a feed-forward network whose hidden features are gated."""
+"""SwiGLU: feed-forward network with a gated hidden layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attention_blocks.kernels import Linear, dropout
 
 
 class SwiGLU(nn.Module):
-    """Feed-forward network in which one map, through SiLU, gates another.
+    """Feed-forward network whose hidden layer is gated by a second linear layer with SiLU.
 
     ::
 
@@ -20,13 +20,13 @@ class SwiGLU(nn.Module):
 
     Args:
         dim: D.
-        hidden_dim: the width in between; 8/3 D, rounded up to a multiple of 8, when left out: with three maps that
-            is as many parameters as :class:`FeedForward` has with two of 4 D.
-        bias: whether the three maps have one.
-        dropout: share of the hidden features dropped in training.
+        hidden_dim: size of the hidden layer; defaults to 8/3 D, rounded up to a multiple of 8, which gives the three
+            linear layers as many parameters as the two of :class:`FeedForward` with 4 D.
+        bias: whether the three linear layers have a bias.
+        dropout: fraction of the hidden features dropped in training.
 
     Raises:
-        ValueError: a size is not positive, dropout outside [0, 1).
+        ValueError: a size is not positive, or dropout lies outside [0, 1).
 
     References:
         Shazeer 2020, "GLU Variants Improve Transformer".
@@ -51,7 +51,7 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps each place by itself.
+        """Applies the network to each position.
 
         Args:
             x: (..., D).
@@ -63,5 +63,5 @@ class SwiGLU(nn.Module):
         return self.down_proj(dropout(hidden, self.dropout, self.training))
 
     def extra_repr(self) -> str:
-        """Names the dropout in the printed module."""
+        """Shows the dropout in the printed module."""
         return f"dropout={self.dropout:g}" if self.dropout else ""

@@ -159,7 +159,7 @@ def test_a_cache_of_any_length_exports(name: str) -> None:
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_refuses_a_window_of_nothing(window: int) -> None:
-    with pytest.raises(ValueError, match=rf"window counts the positions seen.*1 or more, got {window}"):
+    with pytest.raises(ValueError, match=rf"window counts positions.*1 or more, got {window}"):
         MaskedSelfAttention(16, window=window)
 
 
@@ -175,7 +175,7 @@ def test_a_mask_for_a_step_covers_the_cache() -> None:
     [{}, {"rotary": RotaryPosition}, {"num_kv_heads": 2}, {"rotary": RotaryPosition, "num_kv_heads": 1}],
     ids=str,
 )
-def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(arguments: dict[str, Any]) -> None:
+def test_hypotheses_of_a_beam_in_one_cache_equal_separate_sequences(arguments: dict[str, Any]) -> None:
     """Over several steps in which hypotheses are dropped and doubled, as a beam does."""
     block = MaskedSelfAttention(16, num_heads=4, **arguments).double().eval()
     batch, beams = 2, 3
@@ -190,7 +190,7 @@ def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(argument
         together, cache = block.step_beams(tokens, cache, ancestry, offset=position)
         torch.testing.assert_close(together.context, alone.context.view(batch, beams, 16))
         explicit = block._attend(
-            tokens, cache.memory, ancestry, causal=False, need_weights=True, offset=position, together=True
+            tokens, cache.memory, ancestry, causal=False, need_weights=True, offset=position, same_position=True
         )
         assert explicit.weights is not None
         assert alone.weights is not None
@@ -202,8 +202,8 @@ def test_hypotheses_of_a_beam_in_one_cache_equal_sequences_of_their_own(argument
 
 
 @pytest.mark.parametrize("arguments", [{"window": 2}, {"score_bias": ALiBi}], ids=str)
-def test_positions_are_not_counted_in_a_cache_of_several_pasts(arguments: dict[str, Any]) -> None:
+def test_a_window_or_bias_refuses_a_cache_of_several_pasts(arguments: dict[str, Any]) -> None:
     block = MaskedSelfAttention(16, num_heads=4, **arguments)
     assert not block.shares_past
-    with pytest.raises(ValueError, match=r"window or score_bias counts positions of one sequence; .* step\(\)"):
+    with pytest.raises(ValueError, match=r"window or score_bias depends on key positions; .* step\(\)"):
         block.step_beams(torch.randn(1, 2, 16), None, torch.ones(1, 2, 2, dtype=torch.bool), offset=0)

@@ -134,8 +134,8 @@ def test_an_inverted_mask_of_another_class_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("lengths", [torch.tensor([1.0]), torch.tensor([True]), torch.tensor([1j])], ids=str)
-def test_lengths_are_whole_numbers(lengths: Tensor) -> None:
-    with pytest.raises(TypeError, match=rf"lengths must hold whole numbers, got {lengths.dtype}"):
+def test_lengths_are_integers(lengths: Tensor) -> None:
+    with pytest.raises(TypeError, match=rf"lengths must hold integers, got {lengths.dtype}"):
         padding_mask(lengths)
 
 
@@ -146,10 +146,8 @@ def test_lengths_are_one_a_sequence(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("name", "before", "after"), [("before", -1, None), ("after", 2, -1)])
-def test_a_window_does_not_reach_less_than_nothing(name: str, before: int, after: int | None) -> None:
-    with pytest.raises(
-        ValueError, match=rf"{name} counts positions and must be 0 or more, got -1; leave it out for all"
-    ):
+def test_refuses_a_window_of_negative_size(name: str, before: int, after: int | None) -> None:
+    with pytest.raises(ValueError, match=rf"{name} counts positions and must be 0 or more, got -1; omit it for all"):
         window_mask(3, before=before, after=after)
 
 

@@ -225,7 +225,7 @@ def test_starts_as_xavier_says() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_heads": 3}, r"num_heads \(3\) must divide query_dim \(16\); choose a divisor or give head_dim"),
+        ({"num_heads": 3}, r"num_heads \(3\) must divide query_dim \(16\); choose a divisor or pass head_dim"),
         ({"num_heads": 0}, "num_heads must be 1 or more, got 0"),
         ({"num_heads": 4, "num_kv_heads": 3}, r"num_kv_heads \(3\) must be a divisor of num_heads \(4\)"),
         ({"num_heads": 4, "num_kv_heads": 0}, r"num_kv_heads \(0\) must be a divisor"),

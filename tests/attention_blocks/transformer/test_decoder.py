@@ -323,10 +323,10 @@ def test_exports_with_any_batch_and_lengths() -> None:
 
 def test_refuses_an_attention_of_another_width() -> None:
     with pytest.raises(
-        ValueError, match=r"cross_attention made a AdditiveAttention whose context has 12 features.*dim=8; choose"
+        ValueError, match=r"cross_attention is a AdditiveAttention whose context has 12 features.*dim=8; choose"
     ):
         DecoderLayer(8, 12, cross_attention=AdditiveAttention)
-    with pytest.raises(ValueError, match=r"self_attention made a MultiHeadAttention whose context has 4 features"):
+    with pytest.raises(ValueError, match=r"self_attention is a MultiHeadAttention whose context has 4 features"):
         DecoderLayer(8, self_attention=lambda query_dim, key_dim: MultiHeadAttention(4, key_dim, num_heads=1))
 
 

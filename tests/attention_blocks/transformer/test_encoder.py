@@ -280,7 +280,7 @@ def test_exports_with_any_batch_and_length() -> None:
 
 
 def test_refuses_an_attention_of_another_width() -> None:
-    with pytest.raises(ValueError, match=r"attention made a MultiHeadAttention whose context has 8 features.*dim=16"):
+    with pytest.raises(ValueError, match=r"attention is a MultiHeadAttention whose context has 8 features.*dim=16"):
         EncoderLayer(16, attention=lambda query_dim, key_dim: MultiHeadAttention(8, key_dim))
 
 
