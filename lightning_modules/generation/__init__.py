@@ -1,1 +1,1 @@
-"""The engine that generates token sequences for every system."""
+"""One engine that generates token sequences for every system."""

@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class DecodingState(NamedTuple):
-    """What a decoder knows between two steps, as two trees of tensors.
+    """State of a decoder between two steps, as two trees of tensors.
 
-    A tree is a tensor, a number, a text, ``None``, or a tuple, named tuple, list or dict of trees.
+    A tree is a tensor, a number, a string, ``None``, or a tuple, named tuple, list or dict of trees.
 
     Attributes:
-        memory: what is the same for all hypotheses of a sentence; its tensors have one row a sentence, (B, ...).
-            Never copied for each hypothesis: the K hypotheses of a sentence are K queries.
-        hypotheses: what is each hypothesis's own; its tensors have one row a hypothesis, (B * K, ...), those of a
-            sentence next to each other.
+        memory: state that all hypotheses of a sentence have in common; tensors have one row per sentence, (B, …).
+            It is never copied per hypothesis: the K hypotheses of a sentence are K queries.
+        hypotheses: state of each hypothesis; tensors have one row per hypothesis, (B K, …), those of a sentence next
+            to each other.
     """
 
     memory: Any
@@ -24,12 +24,12 @@ class DecodingState(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What a decoder says of the next token.
+    """Output of a decoder for one step.
 
     Attributes:
-        logits: (B, K, V).
+        logits: of the next token, (B, K, V).
         state: for the next step.
-        weights: (B, K, T_k), where each hypothesis looked; ``None`` unless it was asked for.
+        weights: attention weights of each hypothesis, (B, K, T_k); ``None`` if not requested.
     """
 
     logits: Tensor
@@ -38,24 +38,24 @@ class StepOutput(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What a system gives the engine."""
+    """Interface between a system and the generation engine."""
 
     def start(self, memory: Any) -> DecodingState:  # noqa: ANN401
-        """The state before the first token, with one hypothesis a sentence.
+        """State before the first token, with one hypothesis per sentence.
 
         Args:
-            memory: what :func:`generate` was given.
+            memory: as passed to :func:`generate`.
         """
         ...
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
-        """The logits of the token that follows each hypothesis.
+        """Logits of the token that follows each hypothesis.
 
         Args:
-            tokens: (B, K) int64, the last token of each hypothesis. B falls when sentences are done; K is 1 in the
-                first step, and the width of the search after the last token that is forced in every sentence.
-            state: what :meth:`start` or the last :meth:`step` returned, with the rows of these hypotheses.
-            need_weights: also return where each hypothesis looked.
+            tokens: last token of each hypothesis, (B, K) int64. B shrinks as sentences are done; K is 1 in the
+                first step and while every sentence is within its prefix, then the width of the search.
+            state: from :meth:`start` or the previous :meth:`step`, with the rows of these hypotheses.
+            need_weights: also return attention weights.
         """
         ...
 
@@ -64,11 +64,11 @@ class Hypothesis(NamedTuple):
     """One generated sequence.
 
     Attributes:
-        tokens: from the first after ``bos_id`` on, the forced ones first; ``eos_id`` is the last one unless the
-            hypothesis was cut at the maximum length.
-        score: what hypotheses were ranked by, penalties included.
-        log_probability: the sum over the tokens that were not forced, in nats, by the decoder's whole distribution.
-        weights: (T, T_k), where the decoder looked for each token; ``None`` unless it was asked for.
+        tokens: T tokens after ``bos_id``, those of the prefix first; the last is ``eos_id`` unless the hypothesis was
+            cut at the maximum length.
+        score: by which the hypotheses of a sentence are ranked, penalties included; the higher the better.
+        log_probability: sum over the tokens that were not forced, in nats, under the decoder's full distribution.
+        weights: attention weights of each token, (T, T_k); ``None`` if not requested.
     """
 
     tokens: list[int]

@@ -1,4 +1,4 @@
-"""What every way of choosing the next tokens shares: what it is shown, what it answers, and what may not be written."""
+"""Base of the strategies that choose the next tokens, and their input and output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Options(NamedTuple):
-    """What may follow K hypotheses of each of B sentences.
+    """Tokens that may follow K hypotheses of each of B sentences.
 
     Attributes:
-        logits: (B, K, V), of the next token; float32 at least is made of them before anything is compared.
-        log_probability: (B, K), of each hypothesis so far; minus infinity for one that is no longer continued.
-        banned: (B, K, m), tokens that may not follow; -1 bans nothing.
-        forced: (B,), the only token that may follow in a sentence, -1 where it is free; ``None`` if all are.
+        logits: of the next token, (B, K, V); strategies compare them in float32 or wider.
+        log_probability: of each hypothesis so far, (B, K); minus infinity for one that is not continued.
+        banned: tokens that may not follow, (B, K, m), padded with -1.
+        forced: the only token that may follow in each sentence, (B,), -1 for any; ``None`` if no sentence has one.
     """
 
     logits: Tensor
@@ -27,12 +27,12 @@ class Options(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """Which tokens follow which hypotheses, C of them for each of B sentences.
+    """C continuations of the hypotheses of each of B sentences.
 
     Attributes:
-        log_probability: (B, C), of the hypothesis with its new token; minus infinity for what is no continuation.
-        origin: (B, C), which of the K hypotheses is continued.
-        token: (B, C), the new token.
+        log_probability: of the hypothesis with its new token, (B, C); minus infinity for an invalid continuation.
+        origin: index among the K hypotheses of the one that is continued, (B, C).
+        token: the new token, (B, C).
     """
 
     log_probability: Tensor
@@ -42,10 +42,10 @@ class Continuations(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DecodingStrategy(ABC):  # noqa: B024 # an ABC's subclasses can be named in YAML, a pure dataclass's cannot
-    """Base of how the next tokens are chosen: :class:`BeamSearch` and :class:`Sampling`.
+    """Base of the strategies that choose the next tokens: :class:`BeamSearch` and :class:`Sampling`.
 
     Args:
-        no_repeat_ngram: no n-gram of this many tokens comes twice in a hypothesis; 0 lets them all.
+        no_repeat_ngram: no n-gram of this many tokens occurs twice in a hypothesis; 0 allows all.
 
     Raises:
         ValueError: ``no_repeat_ngram`` is negative.
@@ -59,44 +59,38 @@ class DecodingStrategy(ABC):  # noqa: B024 # an ABC's subclasses can be named in
 
     @property
     def needs_weights(self) -> bool:
-        """Whether :meth:`score` looks at the coverage."""
+        """Whether :meth:`score` uses the coverage."""
         return False
 
     def width(self, n_best: int) -> int:
-        """K, the number of hypotheses a sentence, for so many wanted ones."""
+        """K, the number of hypotheses per sentence to keep, so as to return ``n_best``."""
         raise NotImplementedError(f"{type(self).__name__} must define width(n_best)")
 
     def propose(self, options: Options, width: int, generator: torch.Generator | None = None) -> Continuations:
-        """Chooses continuations, the best ones first: ``width`` of them, or more if some may be needed in reserve.
+        """Chooses continuations, best first: ``width`` of them, or more in reserve for those that end.
 
         Args:
-            options: what may follow.
-            width: how many hypotheses of a sentence are alive after this step.
-            generator: what chance is drawn from; torch's global one when left out.
+            options: tokens that may follow.
+            width: number of hypotheses per sentence that are live after this step.
+            generator: random number generator; defaults to torch's global one.
         """
         raise NotImplementedError(f"{type(self).__name__} must define propose(options, width, generator=None)")
 
     def score(self, log_probability: Tensor, length: Tensor, coverage: Tensor | None) -> Tensor:
-        """By what the hypotheses of a sentence are ranked; their log probability unless a subclass says otherwise.
+        """Score by which the hypotheses of a sentence are ranked, (B, K); by default their log probability.
 
         Args:
-            log_probability: (B, K).
-            length: (B, 1), the number of chosen tokens, the end of the sentence included.
-            coverage: (B, K, T_k), how much each place of the source was looked at, only if :attr:`needs_weights`.
-
-        Returns:
-            (B, K).
+            log_probability: of each hypothesis, (B, K).
+            length: number of tokens that were not forced, the end of the sentence included, (B, 1).
+            coverage: total attention to each source position, (B, K, T_k); ``None`` unless :attr:`needs_weights`.
         """
         return log_probability
 
     def repeating(self, tokens: Tensor) -> Tensor:
-        """Tokens that would complete an n-gram which a hypothesis already has.
+        """Tokens that would repeat an n-gram of the hypothesis, (B, K, m), padded with -1.
 
         Args:
-            tokens: (B, K, T), the hypotheses so far.
-
-        Returns:
-            (B, K, m), filled up with -1.
+            tokens: the hypotheses so far, (B, K, T).
 
         Example:
             >>> DecodingStrategy(no_repeat_ngram=2).repeating(torch.tensor([[[5, 6, 7, 5]]]))
@@ -105,6 +99,6 @@ class DecodingStrategy(ABC):  # noqa: B024 # an ABC's subclasses can be named in
         size = self.no_repeat_ngram
         if size == 0 or tokens.size(2) < size:
             return tokens[..., :0]
-        windows = tokens.unfold(2, size, 1)
-        same = (windows[..., :-1] == tokens[:, :, None, tokens.size(2) - size + 1 :]).all(dim=-1)
+        windows = tokens.unfold(2, size, 1)  # (B, K, m, n)
+        same = (windows[..., :-1] == tokens[:, :, None, tokens.size(2) - size + 1 :]).all(dim=-1)  # (B, K, m)
         return windows[..., -1].masked_fill(~same, -1)

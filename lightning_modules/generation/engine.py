@@ -1,4 +1,4 @@
-"""The engine that writes token sequences for every system: batched, cached, the same for beams and for sampling."""
+"""The engine that generates token sequences for every system: batched, cached, one loop for beams and sampling."""
 
 from __future__ import annotations
 
@@ -38,40 +38,40 @@ def generate(
     need_weights: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Writes the best token sequences for each sentence of a batch.
+    """Generates the best token sequences for each sentence of a batch.
 
-    A sentence that is done leaves the batch, so that no work is spent on it. ``pad_id`` and ``unk_id`` are never
-    generated, nor is ``bos_id`` unless it is the same as ``eos_id``; a prefix may hold them. Log probabilities are
-    those of the decoder's whole distribution: what is forbidden does not make the rest likelier. They are summed in
-    float32 at least. Runs in inference mode.
+    Sentences leave the batch as soon as they are done. ``pad_id`` and ``unk_id`` are never generated, nor is
+    ``bos_id`` unless it equals ``eos_id``; a prefix may contain them. Log probabilities are those of the decoder's
+    full distribution, in which banned tokens keep their probability, and are summed in float32 or wider. Runs in
+    inference mode; returned tensors are ordinary ones.
 
     Args:
-        decoder: gives the logits.
-        memory: what ``decoder.start`` takes.
-        strategy: :class:`BeamSearch`, a beam of 5 unless told otherwise, or :class:`Sampling`.
-        bos_id: the token before the first one.
-        eos_id: the token that ends a hypothesis.
-        pad_id: the token that fills up shorter sentences of a batch.
-        unk_id: the token that stands for any other, which says nothing to a reader; none when left out.
-        max_length: most tokens to generate, (B,) or one number for all; ``eos_id`` counts, the prefix does not. What
-            has not ended by then is cut.
-        min_length: fewest tokens to generate before ``eos_id``.
-        prefix: tokens that each hypothesis of a sentence must start with, a list for each sentence or (B, P), filled
-            up with ``pad_id`` on the right. A hypothesis whose prefix ends in ``eos_id`` is finished with it.
-        n_best: how many hypotheses to return for a sentence.
-        need_weights: also return where the decoder looked.
-        generator: what :class:`Sampling` draws from; torch's global one when left out.
+        decoder: computes the logits.
+        memory: input of ``decoder.start``.
+        strategy: :class:`BeamSearch` or :class:`Sampling`; defaults to a beam search of size 5.
+        bos_id: token before the first one.
+        eos_id: token that ends a hypothesis.
+        pad_id: token that pads the shorter sentences of a batch.
+        unk_id: token that stands for all unknown ones; defaults to none.
+        max_length: maximum number of tokens to generate, (B,) or one number for all sentences, ``eos_id`` included
+            and the prefix excluded. Hypotheses that have not ended by then are cut.
+        min_length: minimum number of tokens to generate before ``eos_id``.
+        prefix: tokens that every hypothesis of a sentence starts with, one list per sentence or (B, P), padded with
+            ``pad_id`` on the right. A prefix that ends in ``eos_id`` is a finished hypothesis.
+        n_best: number of hypotheses to return per sentence.
+        need_weights: also return attention weights.
+        generator: random number generator of :class:`Sampling`; defaults to torch's global one.
 
     Returns:
-        For each sentence at most ``n_best`` hypotheses, the best first; fewer only where there are no more.
+        Up to ``n_best`` hypotheses per sentence, best first; fewer only if no more exist.
 
     Raises:
-        TypeError: the decoder's state holds something that is no tree of tensors.
-        ValueError: an argument is out of its range or contradicts another; the decoder's answer has a wrong shape, or
-            its logits are NaN, infinite or all minus infinity; or nothing at all may be written for some sentence.
+        TypeError: the decoder's state is not a tree of tensors.
+        ValueError: an argument is out of its range or contradicts another; the decoder's output has a wrong shape, or
+            its logits are NaN, infinite or all minus infinity; or every token is banned for some sentence.
 
     Example:
-        A decoder that counts up from the last token, with some doubt:
+        A decoder that most likely counts up from the last token:
 
         >>> class Counting:
         ...     def start(self, memory):
@@ -95,65 +95,65 @@ def generate(
             strategy=strategy,
             width=strategy.width(n_best),
             eos_id=eos_id,
-            forbidden=sentences.number.new_tensor(never_written(bos_id, eos_id, pad_id, unk_id)),
+            never=sentences.number.new_tensor(never_generated(bos_id, eos_id, pad_id, unk_id)),
             vocabulary=vocabulary,
             need_weights=need_weights or strategy.needs_weights,
             generator=generator,
         )
         found = search.run(state, sentences, bos_id)
-    # Copied out of inference mode, so that whoever gets them may do with them what he likes.
+    # Inference tensors cannot be trained on, so their copies are returned.
     return [
         [
-            one._replace(weights=one.weights.clone() if need_weights and one.weights is not None else None)
-            for one in hypotheses[:n_best]
+            best._replace(weights=best.weights.clone() if need_weights and best.weights is not None else None)
+            for best in hypotheses[:n_best]
         ]
         for hypotheses in found
     ]
 
 
-def never_written(bos_id: int, eos_id: int, pad_id: int, unk_id: int | None = None) -> list[int]:
-    """The tokens that :func:`generate` leaves out, in order.
+def never_generated(bos_id: int, eos_id: int, pad_id: int, unk_id: int | None = None) -> list[int]:
+    """Tokens that :func:`generate` never generates, in ascending order.
 
     Example:
-        >>> never_written(bos_id=2, eos_id=3, pad_id=0, unk_id=1), never_written(bos_id=2, eos_id=2, pad_id=0)
+        >>> never_generated(bos_id=2, eos_id=3, pad_id=0, unk_id=1), never_generated(bos_id=2, eos_id=2, pad_id=0)
         ([0, 1, 2], [0])
     """
     return sorted({bos_id, pad_id, pad_id if unk_id is None else unk_id} - {eos_id})
 
 
 def _modules(decoder: Decoder) -> list[nn.Module]:
-    """The networks that a decoder is, or is an ensemble of."""
+    """The modules among a decoder and, of an ensemble, its members."""
     members = [decoder, *getattr(decoder, "decoders", ())]
     return [member for member in members if isinstance(member, nn.Module)]
 
 
 class _Sentences(NamedTuple):
-    """What is known of each sentence that is not done.
+    """Sentences that are not done.
 
     Attributes:
-        number: (B,), its place in the batch that was given.
-        forced: (B, P), the prefix, and -1 behind it.
-        given: (B,), the length of the prefix.
-        earliest: (B,), so many tokens come before the end.
-        latest: (B,), so many tokens are written at most.
+        number: row in the input batch, (B,).
+        forced: prefix, padded with -1, (B, P).
+        prefix_length: (B,).
+        min_length: minimum number of tokens before ``eos_id``, prefix included, (B,).
+        max_length: maximum number of tokens, prefix included, (B,).
     """
 
     number: Tensor
     forced: Tensor
-    given: Tensor
-    earliest: Tensor
-    latest: Tensor
+    prefix_length: Tensor
+    min_length: Tensor
+    max_length: Tensor
 
 
 class _Hypotheses(NamedTuple):
     """K hypotheses of each sentence.
 
     Attributes:
-        log_probability: (B, K); minus infinity for one that is not continued.
+        log_probability: (B, K); minus infinity for a hypothesis that is not continued.
         score: (B, K); minus infinity where there is no hypothesis.
-        length: (B, K), its tokens.
+        length: number of tokens, (B, K).
         tokens: (B, K, T).
-        weights: (B, K, T, T_k), or ``None``.
+        weights: attention weights, (B, K, T, T_k), or ``None``.
     """
 
     log_probability: Tensor
@@ -165,38 +165,52 @@ class _Hypotheses(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """One run of the engine."""
+    """One run of the engine.
+
+    Attributes:
+        decoder: computes the logits.
+        strategy: chooses the tokens.
+        width: K, hypotheses per sentence.
+        eos_id: token that ends a hypothesis.
+        never: tokens that are never generated, (m,).
+        vocabulary: smallest vocabulary that contains ``eos_id`` and all prefixes.
+        need_weights: whether attention weights are kept.
+        generator: random number generator.
+    """
 
     decoder: Decoder
     strategy: DecodingStrategy
     width: int
     eos_id: int
-    forbidden: Tensor
+    never: Tensor
     vocabulary: int
     need_weights: bool
     generator: torch.Generator | None
 
     def run(self, state: DecodingState, sentences: _Sentences, bos_id: int) -> list[list[Hypothesis]]:
+        """Generates until every sentence is done; the hypotheses of each, best first."""
         results: list[list[Hypothesis]] = [[] for _ in range(len(sentences.number))]
-        shortest_prefix = int(sentences.given.min()) if results else 0
-        last = torch.full((len(results), 1), bos_id, device=sentences.number.device)
-        zeros = torch.zeros(last.shape, device=last.device)
-        running = _Hypotheses(zeros, zeros, zeros.long(), last[..., None][..., :0], None)
+        shortest_prefix = int(sentences.prefix_length.min()) if results else 0
+        last = torch.full((len(results), 1), bos_id, device=sentences.number.device)  # (B, 1)
+        zeros = torch.zeros(last.shape, device=last.device)  # (B, 1)
+        running = _Hypotheses(zeros, zeros, zeros.long(), last[..., None][..., :0], None)  # T = 0 tokens
         finished: _Hypotheses | None = None
         while len(last):
             position = running.tokens.size(2)
-            output = self.decoder.step(last, state, need_weights=self.need_weights)
+            output = self.decoder.step(last, state, need_weights=self.need_weights)  # logits (B, K, V)
             self._check(output, last)
             width = 1 if position < shortest_prefix else self.width
-            candidates, origin = self._continue(running, output, sentences, width)
+            candidates, origin = self._continue(running, output, sentences, width)  # (B, C)
             broken = candidates.log_probability.isnan().any()
-            ends = (candidates.tokens[..., -1] == self.eos_id) | (position + 1 >= sentences.latest)[:, None]
-            finished = self._finish(finished, candidates, ends, width)
-            running, origin = _go_on(candidates, origin, ends, width)
-            unfinished = running.score.amax(dim=1) > finished.score[:, -1]
-            rows = torch.arange(len(last), device=last.device)[:, None] * last.size(1) + origin
+            too_long = (position + 1 >= sentences.max_length)[:, None]  # (B, 1)
+            ends = (candidates.tokens[..., -1] == self.eos_id) | too_long  # (B, C)
+            finished = self._finish(finished, candidates, ends, width)  # (B, up to K)
+            running, origin = _go_on(candidates, origin, ends, width)  # (B, width)
+            unfinished = running.score.amax(dim=1) > finished.score[:, -1]  # (B,)
+            # Row of each hypothesis's origin among the decoder's B K rows.
+            rows = torch.arange(len(last), device=last.device)[:, None] * last.size(1) + origin  # (B, width)
             moved = (rows.flatten() != torch.arange(rows.numel(), device=rows.device)).any()
-            # The one time in a step that the host waits for the device.
+            # The only synchronisation with the device in a step.
             left, is_broken, is_moved = torch.stack([unfinished.sum(), broken.long(), moved.long()]).tolist()
             if is_broken:
                 raise ValueError(
@@ -205,21 +219,21 @@ class _Search:
                 )
             memory, hypotheses = output.state
             if left < len(last):
-                done = (~unfinished).nonzero()[:, 0]
+                done = (~unfinished).nonzero()[:, 0]  # (sentences done,)
                 _collect(results, sentences.number[done], _select(finished, done))
-                kept = unfinished.nonzero()[:, 0]
+                kept = unfinished.nonzero()[:, 0]  # (left,)
                 sentences, memory, running, finished, rows = _select((sentences, memory, running, finished, rows), kept)
             if left < len(last) or is_moved or origin.size(1) != last.size(1):
                 hypotheses = _select(hypotheses, rows.flatten())
             state = DecodingState(memory, hypotheses)
-            last = running.tokens[..., -1]
+            last = running.tokens[..., -1]  # (left, width)
         return results
 
     def _check(self, output: StepOutput, last: Tensor) -> None:
         shape, weights = output.logits.shape, output.weights
         if len(shape) != 3 or shape[:2] != last.shape or not output.logits.is_floating_point():
             raise ValueError(
-                f"the decoder must give floating point logits of (B, K, V) = {(*last.shape, 'any')}, got "
+                f"the decoder must return floating-point logits of (B, K, V) = {(*last.shape, 'any')}, got "
                 f"{output.logits.dtype} of {tuple(shape)}"
             )
         if shape[2] < self.vocabulary:
@@ -229,7 +243,7 @@ class _Search:
             )
         if self.need_weights and (weights is None or weights.ndim != 3 or weights.shape[:2] != last.shape):
             raise ValueError(
-                f"the decoder must give weights of (B, K, T_k) = {(*last.shape, 'any')}, got "
+                f"the decoder must return weights of (B, K, T_k) = {(*last.shape, 'any')}, got "
                 f"{None if weights is None else tuple(weights.shape)}; without attention, leave out need_weights and "
                 "coverage_penalty"
             )
@@ -237,73 +251,74 @@ class _Search:
     def _continue(
         self, running: _Hypotheses, output: StepOutput, sentences: _Sentences, width: int
     ) -> tuple[_Hypotheses, Tensor]:
-        """Hypotheses that are one token longer, and which ones they continue; more than ``width`` for a beam."""
+        """C hypotheses with one more token, and the index of the one that each continues, (B, C)."""
         position = running.tokens.size(2)
-        forced = sentences.forced[:, position] if position < sentences.forced.size(1) else None
+        forced = sentences.forced[:, position] if position < sentences.forced.size(1) else None  # (B,)
         options = Options(output.logits, running.log_probability, self._banned(running, sentences), forced)
-        log_probability, origin, token = self.strategy.propose(options, width, self.generator)
+        log_probability, origin, token = self.strategy.propose(options, width, self.generator)  # (B, C) each
         if self.need_weights and output.weights is not None:
-            latest = output.weights[:, :, None]
+            latest = output.weights[:, :, None]  # (B, K, 1, T_k)
             running = running._replace(
                 weights=latest if running.weights is None else torch.cat([running.weights, latest], dim=2)
             )
-        before = _choose(running, origin)
-        coverage = None if before.weights is None else before.weights.sum(dim=2)
-        length = (position + 1 - sentences.given).clamp(min=1)[:, None]
+        before = _choose(running, origin)  # (B, C)
+        coverage = None if before.weights is None else before.weights.sum(dim=2)  # (B, C, T_k)
+        length = (position + 1 - sentences.prefix_length).clamp(min=1)[:, None]  # (B, 1)
         score = self.strategy.score(log_probability, length, coverage if self.strategy.needs_weights else None)
-        tokens = torch.cat([before.tokens, token[..., None]], dim=2)
+        tokens = torch.cat([before.tokens, token[..., None]], dim=2)  # (B, C, T + 1)
         return _Hypotheses(log_probability, score, before.length + 1, tokens, before.weights), origin
 
     def _banned(self, running: _Hypotheses, sentences: _Sentences) -> Tensor:
-        """What may not follow, (B, K, m)."""
+        """Tokens that may not follow, (B, K, m)."""
         position = running.tokens.size(2)
         shape = running.log_probability.shape
-        end = sentences.earliest.new_full(shape, self.eos_id)
-        too_early = end.masked_fill((position >= sentences.earliest)[:, None], -1)
-        repeating = self.strategy.repeating(running.tokens)
-        return torch.cat([self.forbidden.expand(*shape, -1), too_early[..., None], repeating], dim=2)
+        end = sentences.min_length.new_full(shape, self.eos_id)  # (B, K)
+        too_early = end.masked_fill((position >= sentences.min_length)[:, None], -1)  # (B, K)
+        repeating = self.strategy.repeating(running.tokens)  # (B, K, n)
+        return torch.cat([self.never.expand(*shape, -1), too_early[..., None], repeating], dim=2)
 
     def _finish(self, finished: _Hypotheses | None, candidates: _Hypotheses, ends: Tensor, width: int) -> _Hypotheses:
-        """The best hypotheses that have ended, sorted."""
-        # Only the best few candidates may end; the others are there to go on in their stead.
-        reserve = torch.arange(ends.size(1), device=ends.device) >= width
-        absent = ~ends | reserve | candidates.log_probability.isneginf()
+        """The best finished hypotheses, sorted, up to K per sentence."""
+        # Only the best ``width`` candidates may end; the others are in reserve, to be continued in their place.
+        reserve = torch.arange(ends.size(1), device=ends.device) >= width  # (C,)
+        absent = ~ends | reserve | candidates.log_probability.isneginf()  # (B, C)
         ended = candidates._replace(score=candidates.score.masked_fill(absent, -math.inf))
-        pool = ended if finished is None else _join(finished, ended)
+        pool = ended if finished is None else _join(finished, ended)  # (B, K + C)
         return _choose(pool, pool.score.topk(min(self.width, pool.score.size(1))).indices)
 
 
 def _go_on(candidates: _Hypotheses, origin: Tensor, ends: Tensor, width: int) -> tuple[_Hypotheses, Tensor]:
-    """The best candidates that have not ended; all, in their order, where no more were proposed than are kept."""
-    dead = ends | candidates.log_probability.isneginf()
+    """The best ``width`` candidates that have not ended and their origins; in order if only ``width`` were proposed."""
+    dead = ends | candidates.log_probability.isneginf()  # (B, C)
     alive = candidates._replace(
         log_probability=candidates.log_probability.masked_fill(dead, -math.inf),
         score=candidates.score.masked_fill(dead, -math.inf),
     )
     if origin.size(1) == width:
         return alive, origin
-    order = alive.log_probability.topk(width).indices
+    order = alive.log_probability.topk(width).indices  # (B, width)
     return _choose(alive, order), origin.gather(1, order)
 
 
 def _join(finished: _Hypotheses, ended: _Hypotheses) -> _Hypotheses:
-    """Both side by side; what has ended now is one token longer than what had ended before."""
+    """Concatenates the hypotheses, (B, K) and (B, C) to (B, K + C); ``ended`` is one token longer than ``finished``."""
     weights = ended.weights
     if finished.weights is not None and weights is not None:
-        weights = torch.cat([F.pad(finished.weights, (0, 0, 0, 1)), weights], dim=1)
+        weights = torch.cat([F.pad(finished.weights, (0, 0, 0, 1)), weights], dim=1)  # (B, K + C, T, T_k)
     return _Hypotheses(
         torch.cat([finished.log_probability, ended.log_probability], dim=1),
         torch.cat([finished.score, ended.score], dim=1),
         torch.cat([finished.length, ended.length], dim=1),
-        torch.cat([F.pad(finished.tokens, (0, 1)), ended.tokens], dim=1),
+        torch.cat([F.pad(finished.tokens, (0, 1)), ended.tokens], dim=1),  # (B, K + C, T)
         weights,
     )
 
 
 def _choose(hypotheses: _Hypotheses, index: Tensor) -> _Hypotheses:
-    """Some hypotheses of each sentence, (B, C) of them."""
-    first = torch.arange(index.size(0), device=index.device)[:, None] * hypotheses.score.size(1)
-    rows = (first + index).flatten()
+    """Selects C of each sentence's K hypotheses by index, (B, C)."""
+    # One index_select over (B K) rows is faster than a gather per field.
+    first = torch.arange(index.size(0), device=index.device)[:, None] * hypotheses.score.size(1)  # (B, 1)
+    rows = (first + index).flatten()  # (B C,)
     return tree_map(
         lambda leaf: None if leaf is None else leaf.flatten(0, 1).index_select(0, rows).unflatten(0, index.shape),
         hypotheses,
@@ -311,12 +326,12 @@ def _choose(hypotheses: _Hypotheses, index: Tensor) -> _Hypotheses:
 
 
 def _select(tree: T, rows: Tensor) -> T:
-    """These rows of each tensor of a tree."""
+    """Selects rows of every tensor of a tree."""
     return tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _collect(results: list[list[Hypothesis]], numbers: Tensor, done: _Hypotheses) -> None:
-    """Writes the hypotheses of sentences that are done to their places."""
+    """Adds the hypotheses of the sentences that are done to the results, by the sentences' numbers."""
     columns = (done.score, done.log_probability, done.length, done.tokens)
     for row, number in enumerate(numbers.tolist()):
         for rank, (score, log_probability, length, tokens) in enumerate(
@@ -327,40 +342,41 @@ def _collect(results: list[list[Hypothesis]], numbers: Tensor, done: _Hypotheses
                 results[number].append(Hypothesis(tokens[:length], score, log_probability, weights))
         if not results[number]:
             raise ValueError(
-                f"nothing can be written for sentence {number}: min_length, no_repeat_ngram and tokens whose logits "
-                "are minus infinity leave no token; allow more"
+                f"nothing can be generated for sentence {number}: min_length, no_repeat_ngram and logits of minus "
+                "infinity rule out every token; allow more"
             )
 
 
 def _unpad(prefix: Sequence[Sequence[int]] | Tensor | None, pad_id: int) -> list[list[int]] | None:
+    """The prefix as one list per sentence, without padding."""
     if prefix is None:
         return None
     if not isinstance(prefix, Tensor):
         return [list(tokens) for tokens in prefix]
     if prefix.ndim != 2:
-        raise ValueError(f"prefix must be a list for each sentence or a tensor of (B, P), got {tuple(prefix.shape)}")
-    real = (prefix != pad_id).flip(1).cumsum(dim=1).flip(1) > 0
+        raise ValueError(f"prefix must be one list per sentence or a tensor of (B, P), got {tuple(prefix.shape)}")
+    # Padding is what only pad_id follows: a prefix may contain pad_id.
+    real = (prefix != pad_id).flip(1).cumsum(dim=1).flip(1) > 0  # (B, P)
     return [row[:length] for row, length in zip(prefix.tolist(), real.sum(dim=1).tolist(), strict=True)]
 
 
 def _read(
     state: DecodingState, eos_id: int, max_length: int | Tensor, min_length: int, prefix: list[list[int]] | None
 ) -> tuple[_Sentences, int]:
-    """What is asked of each sentence, and the smallest vocabulary that has every token that is asked for."""
+    """The sentences' prefixes and limits, checked, and the smallest vocabulary that contains ``eos_id`` and them."""
     tensors = [leaf for leaf in tree_leaves(tuple(state)) if _is_tensor(leaf)]
     sizes = {len(tensor) for tensor in tensors}
     if prefix is not None:
         sizes.add(len(prefix))
     if isinstance(max_length, Tensor):
         if max_length.ndim != 1 or max_length.is_floating_point():
-            raise ValueError(f"max_length must be a whole number or (B,) of them, got {max_length}")
+            raise ValueError(f"max_length must be a whole number or (B,) whole numbers, got {max_length}")
         tensors.append(max_length)
         sizes.add(len(max_length))
     if len(sizes) != 1:
         raise ValueError(
-            f"the tensors of decoder.start(memory), max_length and prefix must have one row for each of the same "
-            f"sentences, got {sorted(sizes) or 'none of them'}; a decoder without tensors needs "
-            "prefix=[[]] * sentences"
+            f"the tensors of decoder.start(memory), max_length and prefix must have one row per sentence, got "
+            f"{sorted(sizes) or 'no'} rows; a decoder without tensors needs prefix=[[]] * sentences"
         )
     [size] = sizes
     device = tensors[0].device if tensors else None
@@ -378,23 +394,28 @@ def _read(
         )
     widest = max(map(len, prefix), default=0)
     forced = [[*tokens, *[-1] * (widest - len(tokens))] for tokens in prefix]
-    given = torch.tensor([len(tokens) for tokens in prefix], dtype=torch.int64, device=device)
+    prefix_length = torch.tensor([len(tokens) for tokens in prefix], dtype=torch.int64, device=device)
     sentences = _Sentences(
         number=torch.arange(size, device=device),
         forced=torch.tensor(forced, dtype=torch.int64, device=device).view(size, widest),
-        given=given,
-        earliest=given + min_length,
-        latest=given + longest,
+        prefix_length=prefix_length,
+        min_length=prefix_length + min_length,
+        max_length=prefix_length + longest,
     )
     return sentences, 1 + max(eos_id, *(token for tokens in prefix for token in tokens), 0)
 
 
 def _is_tensor(leaf: object) -> bool:
+    """Whether a leaf of a decoder's state is a tensor with rows.
+
+    Raises:
+        TypeError: the leaf may not be part of a state.
+    """
     if isinstance(leaf, Tensor) and leaf.ndim > 0:
         return True
     if leaf is None or isinstance(leaf, (int, float, str)):
         return False
     raise TypeError(
-        "the state of a decoder must be made of tuples, named tuples, lists and dicts of tensors with one row a "
-        f"sentence or hypothesis, numbers, texts and None, got {leaf if isinstance(leaf, Tensor) else type(leaf)}"
+        "the state of a decoder must consist of tuples, named tuples, lists and dicts of tensors with one row per "
+        f"sentence or hypothesis, numbers, strings and None, got {leaf if isinstance(leaf, Tensor) else type(leaf)}"
     )

@@ -1,4 +1,4 @@
-"""Several decoders that write one text together."""
+"""Several decoders that generate one text together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lightning_modules.generation.decoder import Decoder, DecodingState, StepOut
 
 
 class Ensemble:
-    """A decoder whose probabilities are the arithmetic mean of those of its members.
+    """Decoder whose probabilities are the arithmetic mean of its members' probabilities.
 
-    Its memory is a list, one memory for each member, all of the same sentences; the members share the vocabulary of
-    what is written, but may read different things. Its weights are the mean of theirs, which must then look at the
-    same places.
+    Its memory is a list with one memory per member, all of the same sentences. The members generate tokens of one
+    vocabulary, from sources that may differ. Attention weights are the mean of the members', whose sources must then
+    have the same positions.
 
     Args:
         decoders: the members.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``decoders`` is empty.
 
     Example:
         >>> class Fixed:
@@ -45,47 +45,47 @@ class Ensemble:
         self.decoders = list(decoders)
 
     def start(self, memory: Sequence[Any]) -> DecodingState:
-        """The states of all members.
+        """State of all members before the first token.
 
         Args:
-            memory: what each member starts from.
+            memory: one memory per member.
 
         Raises:
-            ValueError: not as many memories as members.
+            ValueError: the numbers of memories and members differ.
         """
         if len(memory) != len(self.decoders):
-            raise ValueError(f"memory must be a list of {len(self.decoders)}, one for each member, got {len(memory)}")
+            raise ValueError(f"memory must be a list of {len(self.decoders)}, one per member, got {len(memory)}")
         states = [decoder.start(part) for decoder, part in zip(self.decoders, memory, strict=True)]
-        return _together(states)
+        return _joint_state(states)
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
-        """The logarithm of the mean probability of each token.
+        """Logarithm of the mean probability of each token.
 
         Args:
-            tokens: (B, K) int64, the last token of each hypothesis.
+            tokens: last token of each hypothesis, (B, K) int64.
             state: of all members.
-            need_weights: also return where the members looked, on average.
+            need_weights: also return the mean of the members' attention weights.
 
         Raises:
-            ValueError: the members' vocabularies or, if asked for, their weights are of different sizes.
+            ValueError: the members' vocabularies or, if requested, their weights differ in size.
         """
         outputs = [
             decoder.step(tokens, DecodingState(*parts), need_weights=need_weights)
             for decoder, *parts in zip(self.decoders, state.memory, state.hypotheses, strict=True)
         ]
-        logits = torch.stack(_same_size("logits", [output.logits for output in outputs]))
+        logits = torch.stack(_same_size("logits", [output.logits for output in outputs]))  # (members, B, K, V)
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        mean = logits.log_softmax(dim=-1, dtype=dtype).logsumexp(dim=0) - math.log(len(outputs))
+        mean = logits.log_softmax(dim=-1, dtype=dtype).logsumexp(dim=0) - math.log(len(outputs))  # (B, K, V)
         weights = [output.weights for output in outputs if output.weights is not None]
-        looked = need_weights and len(weights) == len(outputs)
+        has_weights = need_weights and len(weights) == len(outputs)
         return StepOutput(
             mean,
-            _together([output.state for output in outputs]),
-            torch.stack(_same_size("weights", weights)).mean(dim=0) if looked else None,
+            _joint_state([output.state for output in outputs]),
+            torch.stack(_same_size("weights", weights)).mean(dim=0) if has_weights else None,
         )
 
 
-def _together(states: Sequence[DecodingState]) -> DecodingState:
+def _joint_state(states: Sequence[DecodingState]) -> DecodingState:
     return DecodingState([state.memory for state in states], [state.hypotheses for state in states])
 
 

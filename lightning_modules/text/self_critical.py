@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attention_blocks.evaluating import evaluating
 from lightning_modules.generation.beam_search import BeamSearch
-from lightning_modules.generation.engine import never_written
+from lightning_modules.generation.engine import never_generated
 from lightning_modules.generation.sampling import Sampling
 from lightning_modules.text.text_generator import Objective, TextGenerator
 
@@ -87,7 +87,7 @@ class SelfCritical(Objective):
         with evaluating(system), torch.backends.cudnn.flags(enabled=False):
             features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
             logits = system.decoder.output(features[real]).float()  # (M, V)
-            never = never_written(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
+            never = never_generated(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
             logits = logits.index_fill(1, torch.tensor(never, device=logits.device), -torch.inf)
             surprise = F.cross_entropy(logits, labels[real], reduction="none")  # (M,)
         system.log("train/reward", rewards.mean(), on_epoch=True, prog_bar=True, batch_size=len(references))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.generation.beam_search import BeamSearch, LengthPenalty
-from lightning_modules.generation.decoder import Decoder, DecodingState, Hypothesis, StepOutput
+from lightning_modules.generation.decoder import DecodingState, Hypothesis, StepOutput
 from lightning_modules.generation.decoding_strategy import DecodingStrategy
 from lightning_modules.generation.engine import generate
 from lightning_modules.generation.sampling import Sampling
@@ -440,7 +440,7 @@ def test_logits_of_minus_infinity_forbid_a_token(strategy: DecodingStrategy) -> 
     found = write(Hashing(), memory, strategy, max_length=4, n_best=3)
     assert {token for hypotheses in found for one in hypotheses for token in one.tokens} <= {EOS, 7}
     memory["logits"][:, :, [EOS, 7]] = -math.inf
-    with pytest.raises(ValueError, match="nothing can be written for sentence 0"):
+    with pytest.raises(ValueError, match="sentence 0"):
         write(Hashing(), memory, strategy, max_length=4)
 
 
@@ -458,13 +458,13 @@ def test_what_a_dead_hypothesis_gives_is_ignored() -> None:
         ({"max_length": 0}, "max_length must be 1 or more"),
         ({"max_length": 3, "min_length": 4}, "no less than min_length"),
         ({"max_length": torch.tensor([3, 2]), "min_length": 3}, "no less than min_length"),
-        ({"max_length": torch.tensor([3, 2, 4])}, r"the same sentences, got \[2, 3\]"),
+        ({"max_length": torch.tensor([3, 2, 4])}, r"max_length .*got \[2, 3\]"),
         ({"max_length": torch.tensor([[3], [2]])}, "a whole number or"),
         ({"max_length": torch.tensor([1.5, 2.0])}, "a whole number or"),
         ({"min_length": -1}, "which is 0 or more"),
         ({"n_best": 0}, "n_best must be 1 or more"),
         ({"n_best": 6}, "beam of 5"),
-        ({"prefix": [[4]]}, r"the same sentences, got \[1, 2\]"),
+        ({"prefix": [[4]]}, r"prefix .*got \[1, 2\]"),
         ({"prefix": [[4], [EOS, 4]]}, r"prefix\[1\]"),
         ({"prefix": [[4], [-4]]}, r"prefix\[1\]"),
         ({"prefix": [[4], [30]]}, "only 8 tokens"),
@@ -495,8 +495,3 @@ def test_answers_of_a_wrong_shape_are_named() -> None:
         write(Language(table), None, BeamSearch(coverage_penalty=1.0), prefix=[[]], max_length=3)
     with pytest.raises(TypeError, match="got <class 'set'>"):
         write(Strange(table), None, prefix=[[]], max_length=3)
-
-
-def test_a_decoder_is_whatever_has_the_two_methods() -> None:
-    decoders: list[Decoder] = [Hashing(), Language(torch.zeros(5, 5))]
-    assert all(callable(decoder.start) and callable(decoder.step) for decoder in decoders)

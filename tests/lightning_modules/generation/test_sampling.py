@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_modules.generation.decoder import DecodingState, StepOutput
 from lightning_modules.generation.decoding_strategy import Options
 from lightning_modules.generation.engine import generate
-from lightning_modules.generation.sampling import Sampling, draw_places
+from lightning_modules.generation.sampling import Sampling, draw_indices
 from lightning_modules.system.plain import to_plain
 
 DRAWS = 20_000
@@ -109,7 +109,7 @@ def test_what_has_no_probability_is_never_drawn(data: st.DataObject, number: int
     sizes = st.sampled_from([0.0, 1e-30, 1e-7, 0.3, 1.0])
     rows = data.draw(st.lists(st.lists(sizes, min_size=5, max_size=5).filter(any), min_size=1, max_size=4))
     probability = torch.tensor(rows)
-    drawn = draw_places(probability, number)
+    drawn = draw_indices(probability, number)
     assert drawn.shape == (len(rows), number)
     assert (probability.gather(1, drawn) > 0).all()
 
