@@ -1,4 +1,4 @@
-"""Attention for PyTorch: blocks that need nothing but torch.
+"""Attention blocks for PyTorch, which depend on torch alone.
 
 Sequence attention (:mod:`attention_blocks.sequence`), attention on feature maps (:mod:`attention_blocks.feature_maps`),
 positions (:mod:`attention_blocks.positions`) and Transformer layers (:mod:`attention_blocks.transformer`); every public

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts all parts of a module into evaluation mode, and afterwards each into the mode it was in."""
+    """Context in which a module and its submodules are in evaluation mode; their modes are restored afterwards.
+
+    Args:
+        module: any module.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with evaluating(layer):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""One query's attention over a feature map, with a gradient that is written once."""
+"""Attention pooling of a feature map with a single learned query."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attention_blocks.kernels.eager import runs_as_it_stands
+from attention_blocks.kernels.eager import is_eager
 
 
 def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of a map's places, weighted by the softmax of a score that is linear in each place's features.
+    """Mean of a feature map over its locations, weighted by the softmax of a linear score.
 
     ::
 
-        a = softmax(w · x_p + b) over the places p;   context = Σ a_p x_p
+        a = softmax(w · x_p + b) over the locations p;   context = Σ a_p x_p
 
-    The map is read twice, both for scores and for products, so its gradient has two parts, each of rank one; they are
-    written as one product of rank two, in the map's own layout.
+    The gradient of the feature map is computed as one product of rank two, in the feature map's memory layout.
 
     Args:
         x: (B, C, H, W).
@@ -27,27 +26,27 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Ten
         bias: (1,).
 
     Returns:
-        The context, (B, C), and the weights, (B, H · W).
+        The context, (B, C), and the weights, (B, H * W).
 
     Example:
         >>> context, weights = attention_pool(torch.ones(2, 3, 4, 5), torch.randn(1, 3), torch.zeros(1))
         >>> context.shape, weights.shape
         (torch.Size([2, 3]), torch.Size([2, 20]))
     """
-    if torch.is_grad_enabled() and runs_as_it_stands(x):
+    if torch.is_grad_enabled() and is_eager(x):
         return _AttentionPool.apply(x, weight, bias)
     return _pool(x, weight, bias)
 
 
 def _pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    places = x.flatten(2)
-    # One product a row of the batch, so that the map is read as it lies.
-    weights = (weight.expand(x.size(0), -1, -1) @ places + bias).softmax(dim=2).to(x.dtype)
-    return (places @ weights.mT).squeeze(2), weights.squeeze(1)
+    features = x.flatten(2)  # (B, C, H * W)
+    # A batched product reads the feature map in its own memory layout.
+    weights = (weight.expand(x.size(0), -1, -1) @ features + bias).softmax(dim=2).to(x.dtype)  # (B, 1, H * W)
+    return (features @ weights.mT).squeeze(2), weights.squeeze(1)  # (B, C), (B, H * W)
 
 
 class _AttentionPool(Function):
-    """The weights are an output, so that gradients of gradients find their way through them."""
+    """The weights are an output, so that second-order gradients flow through them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
@@ -56,21 +55,21 @@ class _AttentionPool(Function):
         return context, weights
 
     @staticmethod
-    def backward(ctx: Any, of_context: Tensor, of_weights: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, grad_context: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight, weights = ctx.saved_tensors
-        places = x.flatten(2)
-        of_weights = of_weights + (of_context.unsqueeze(1) @ places).squeeze(1)
-        of_scores = weights * (of_weights - (weights * of_weights).sum(1, keepdim=True))
-        of_x = of_weight = of_bias = None
+        features = x.flatten(2)  # (B, C, H * W)
+        grad_weights = grad_weights + (grad_context.unsqueeze(1) @ features).squeeze(1)  # (B, H * W)
+        grad_scores = weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))  # (B, H * W)
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            features = torch.stack([of_context, weight.expand_as(of_context)], dim=1)
-            by_place = torch.stack([weights, of_scores], dim=2)
+            by_channel = torch.stack([grad_context, weight.expand_as(grad_context)], dim=1)  # (B, 2, C)
+            by_location = torch.stack([weights, grad_scores], dim=2)  # (B, H * W, 2)
             if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-                of_x = (by_place @ features).view(x.size(0), *x.shape[2:], -1).permute(0, 3, 1, 2)
+                grad_x = (by_location @ by_channel).view(x.size(0), *x.shape[2:], -1).permute(0, 3, 1, 2)
             else:
-                of_x = (features.mT @ by_place.mT).view(x.shape)
+                grad_x = (by_channel.mT @ by_location.mT).view(x.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = (places @ of_scores.unsqueeze(2)).sum(0).mT
+            grad_weight = (features @ grad_scores.unsqueeze(2)).sum(0).mT  # (1, C)
         if ctx.needs_input_grad[2]:
-            of_bias = of_scores.sum().view(1)
-        return of_x, of_weight, of_bias
+            grad_bias = grad_scores.sum().view(1)
+        return grad_x, grad_weight, grad_bias

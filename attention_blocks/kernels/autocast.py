@@ -1,18 +1,18 @@
-"""Whether autocast is on for a device, asked as each torch wants to be asked."""
+"""Autocast dtype of a device, with the API of the installed torch."""
 
 from __future__ import annotations
 
 import torch
 
-# Torch 2.4 brought questions by device, and newer ones warn at those of before.
+# Since torch 2.4 these functions take a device type; the older ones are deprecated.
 _BY_DEVICE = hasattr(torch, "get_autocast_dtype")
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """What autocast turns the operands of products into; ``None`` where it is off.
+    """Dtype to which autocast casts the operands of matrix products; ``None`` if autocast is off.
 
     Args:
-        device_type: as ``tensor.device.type`` names it.
+        device_type: as in ``tensor.device.type``.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16):

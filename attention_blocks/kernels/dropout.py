@@ -1,4 +1,4 @@
-"""Dropout by random bits where a CPU makes those sooner than torch makes its mask."""
+"""Dropout with a mask from random bits, which is faster on CPUs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.kernels.eager import is_watched
+from attention_blocks.kernels.eager import is_transformed
 
-# Chances are multiples of 1/2^16, and what is kept is scaled by the very chance that it was kept with.
+# Probabilities are rounded to multiples of 1/2^16; kept entries are scaled by the rounded probability.
 _LEVELS = 2**16
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """``F.dropout(x, p, training)``, by whatever draws the mask fastest.
+    """``F.dropout(x, p, training)`` with a faster mask on CPUs.
 
-    Torch draws each entry's fate on CPUs from a number of its own, at 6 to 8 ns; here four entries share 64 random
-    bits, which takes 1 to 2 ns an entry and rounds ``p`` to a multiple of 1/65,536. The mean is kept exactly. The same
-    seed drops the same entries. ``torch.compile``, ``torch.export`` and ``torch.func`` see plain torch.
+    On CPUs four entries share 64 random bits, and ``p`` is rounded to a multiple of 1/65,536; the mean is kept exactly.
+    The same seed drops the same entries. ``torch.compile``, ``torch.export`` and ``torch.func`` see ``F.dropout``.
 
     Args:
         x: any shape.
-        p: share that is dropped, 0 or more and less than 1.
-        training: whether anything is.
+        p: fraction that is dropped, in [0, 1).
+        training: whether to drop anything.
+
+    Returns:
+        A tensor of the same shape.
 
     Example:
         >>> kept = dropout(torch.ones(1000), 0.25)
@@ -31,10 +33,10 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """
     if not training or not p:
         return x
-    if x.device.type != "cpu" or is_watched(x):
+    if x.device.type != "cpu" or is_transformed(x):
         return F.dropout(x, p)
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    # The comparison writes ones and zeros of the wanted type, which spares a pass over booleans.
+    # The comparison writes ones and zeros in the dtype of x, which saves a pass over booleans.
     kept = torch.ge(bits[: x.numel()].view(x.shape), dropped - _LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
     return x * kept.mul_(_LEVELS / (_LEVELS - dropped))

@@ -1,4 +1,4 @@
-"""Whether torch runs a call as it stands, or watches it: compiling, tracing, transforming, casting."""
+"""Whether a call is traced, compiled, transformed or autocast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch.autograd import forward_ad
 from attention_blocks.kernels.autocast import autocast_dtype
 
 
-def is_watched(x: Tensor) -> bool:
-    """Whether more than the result of a call matters, so that it must be made of torch's own operations.
+def is_transformed(x: Tensor) -> bool:
+    """Whether a call is traced, compiled or transformed, so that it must consist of torch's own operations.
 
     True under ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``torch.func`` and forward-mode gradients, and
     for subclasses of tensors.
 
     Args:
-        x: what the call works on.
+        x: input of the call.
 
     Example:
-        >>> is_watched(torch.ones(2))
+        >>> is_transformed(torch.ones(2))
         False
-        >>> torch.func.vmap(lambda x: x + is_watched(x))(torch.ones(2))
+        >>> torch.func.vmap(lambda x: x + is_transformed(x))(torch.ones(2))
         tensor([2., 2.])
     """
     return (
@@ -33,17 +33,17 @@ def is_watched(x: Tensor) -> bool:
     )
 
 
-def runs_as_it_stands(x: Tensor) -> bool:
-    """Whether a call is neither watched nor cast, so that it may be computed by operations of our own.
+def is_eager(x: Tensor) -> bool:
+    """Whether a call is neither transformed nor autocast, so that it may use custom operations.
 
     Args:
-        x: what the call works on.
+        x: input of the call.
 
     Example:
-        >>> runs_as_it_stands(torch.ones(2))
+        >>> is_eager(torch.ones(2))
         True
         >>> with torch.autocast("cpu", torch.bfloat16):
-        ...     runs_as_it_stands(torch.ones(2))
+        ...     is_eager(torch.ones(2))
         False
     """
-    return not is_watched(x) and autocast_dtype(x.device.type) is None
+    return not is_transformed(x) and autocast_dtype(x.device.type) is None

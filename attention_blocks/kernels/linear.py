@@ -1,4 +1,4 @@
-"""Linear maps by the library, and from the layout of the weight, that a CPU runs fastest."""
+"""Linear layers with the library and weight layout that are fastest on the CPU."""
 
 from __future__ import annotations
 
@@ -14,35 +14,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from attention_blocks.kernels.eager import runs_as_it_stands
+from attention_blocks.kernels.eager import is_eager
 from attention_blocks.kernels.unrolled import is_shared, shared_product
 
 Activation = Literal["relu", "gelu"]
 
-# torch multiplies float32 matrices on CPUs by MKL, which has no AVX-512 for AMD's; oneDNN has. The operation is the one
-# that torch.compile emits for linear maps on CPUs.
+# torch multiplies float32 matrices on CPUs by MKL, which does not use AVX-512 on AMD processors; oneDNN does. The
+# operation is the one that torch.compile emits for linear layers on CPUs.
 _AVAILABLE = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-# Smaller products are over before oneDNN has begun; where the weights lie ready for it, it begins sooner.
-WORTHWHILE, WORTHWHILE_PACKED = 2**24, 2**19
+# Smallest products, in multiplications, for which oneDNN pays off despite its overhead; less overhead if packed.
+MIN_SIZE, MIN_SIZE_PACKED = 2**24, 2**19
 
-# By the identity of a weight: the weight itself, so that no other one can take its identity, and its packed copy.
+# By the id of a weight: the weight itself, which keeps the id from being reused, and its packed copy.
 _PACKED: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("packed weights", default=None)
 
 
 @contextmanager
 def packed(*modules: nn.Module) -> Iterator[None]:
-    """Within it, the :class:`Linear` maps of the modules read weights that lie as the CPU's faster library wants them.
+    """Context in which the :class:`Linear` layers of the modules use packed copies of their weights.
 
-    That is oneDNN and a layout of its own, or MKL and the transposed weight on processors of Intel. Laying them out
-    costs about as much as one product with as many rows as the weight has columns, so this is for the many small
-    products of decoding: 1.1 to 1.2 times as fast for 64 to 320 rows, and several times for one to five rows and a
-    large vocabulary. Only products without gradients take part, in this thread and for float32 weights on a
-    CPU; elsewhere nothing changes. The copies take the memory of the weights until the context is left; the weights
-    must not change meanwhile.
+    For many small products with the same weights, as in decoding. The weights are packed for oneDNN, or transposed for
+    MKL on Intel processors. This applies to products without gradients, in this thread, with float32 weights on a CPU;
+    elsewhere nothing changes. The copies need as much memory as the weights, until the context is left. Do not change
+    the weights meanwhile.
 
     Args:
-        modules: whose maps, their submodules' too.
+        modules: modules whose layers, and those of their submodules, use packed weights.
 
     Example:
         >>> network, x = nn.Sequential(Linear(512, 2048), nn.ReLU(), Linear(2048, 8)), torch.randn(3, 512)
@@ -62,7 +60,7 @@ def packed(*modules: nn.Module) -> Iterator[None]:
     if not _AVAILABLE or torch.compiler.is_compiling() or not torch._C._get_mkldnn_enabled():
         weights = []
     with torch.no_grad():
-        found = {id(w): (w, _laid_out(w)) for w in weights if type(w) is nn.Parameter}
+        found = {id(w): (w, _pack(w)) for w in weights if type(w) is nn.Parameter}
     token = _PACKED.set({**(_PACKED.get() or {}), **found})
     try:
         yield
@@ -71,17 +69,19 @@ def packed(*modules: nn.Module) -> Iterator[None]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Activation | None = None) -> Tensor:
-    """``F.linear(x, weight, bias)``, and behind it an activation, by whatever computes it fastest.
+    """``F.linear(x, weight, bias)``, optionally followed by an activation, with the fastest library.
 
-    Large float32 products on a CPU go to oneDNN: 5 to 19 % sooner than by default on an AMD EPYC with AVX-512, and as
-    soon elsewhere. Gradients of gradients, ``torch.compile``, ``torch.export``, autocast and ``torch.func`` all see
-    plain torch.
+    Large float32 products on a CPU use oneDNN. Gradients of gradients, ``torch.compile``, ``torch.export``, autocast
+    and ``torch.func`` see torch's own operations.
 
     Args:
         x: (…, D).
         weight: (R, D).
         bias: (R,).
-        activation: "relu" or "gelu" (the exact one), applied while the result is in the registers.
+        activation: "relu" or "gelu" (the exact one), fused with the product where possible.
+
+    Returns:
+        (…, R).
 
     Example:
         >>> x, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
@@ -91,12 +91,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation:
     if is_shared(weight, x):
         product = shared_product(x.reshape(-1, x.size(-1)), weight, bias, transposed=True)
         return _activated(product.view(*x.shape[:-1], -1), activation)
-    if not _takes_part(x, weight):
+    if not _is_supported(x, weight):
         return _activated(F.linear(x, weight, bias), activation)
     copy = _packed_copy(weight)
     if copy is not None and not copy.is_mkldnn:
         return _activated(_transposed(x, copy, bias), activation)
-    if x.numel() * weight.size(0) < (WORTHWHILE if copy is None else WORTHWHILE_PACKED):
+    if x.numel() * weight.size(0) < (MIN_SIZE if copy is None else MIN_SIZE_PACKED):
         return _activated(F.linear(x, weight, bias), activation)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return _activated(_OneDNNLinear.apply(x, weight, bias), activation)
@@ -104,7 +104,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation:
 
 
 class Linear(nn.Linear):
-    """:class:`torch.nn.Linear` through :func:`linear`: the same parameters and results.
+    """:class:`torch.nn.Linear` computed by :func:`linear`, with the same parameters and results.
 
     Example:
         >>> Linear(4, 5)(torch.randn(2, 3, 4)).shape
@@ -112,14 +112,21 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) to (…, R)."""
+        """Applies the layer.
+
+        Args:
+            x: (…, D).
+
+        Returns:
+            (…, R).
+        """
         return linear(x, self.weight, self.bias)
 
 
-def _takes_part(x: Tensor, weight: Tensor) -> bool:
+def _is_supported(x: Tensor, weight: Tensor) -> bool:
     return (
         _AVAILABLE
-        and runs_as_it_stands(x)
+        and is_eager(x)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and torch._C._get_mkldnn_enabled()
@@ -134,16 +141,16 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activati
 
 
 @cache
-def _mkl_is_at_home() -> bool:
-    """On Intel's processors MKL is the faster one for few rows, if it finds the weight as (D, R)."""
+def _prefers_mkl() -> bool:
+    """Whether the processor is from Intel, where MKL is faster for few rows if the weight is stored as (D, R)."""
     try:
         return torch._C.has_mkl and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
 
 
-def _laid_out(weight: Tensor) -> Tensor:
-    if _mkl_is_at_home():
+def _pack(weight: Tensor) -> Tensor:
+    if _prefers_mkl():
         return weight.detach().t().contiguous()
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
@@ -167,12 +174,12 @@ def _activated(x: Tensor, activation: Activation | None) -> Tensor:
         return x
     if torch.is_grad_enabled() and x.requires_grad:
         return F.relu(x) if activation == "relu" else F.gelu(x)
-    # The widest tensor of a Transformer: overwritten rather than written again, where no gradient wants it.
+    # The widest tensor of a Transformer; in place where no gradient needs it.
     return x.relu_() if activation == "relu" else torch.ops.aten.gelu_(x)
 
 
 class _OneDNNLinear(Function):
-    """The map with gradients; that of the weight stays with the default library, which is faster there."""
+    """The layer with gradients; that of the weight uses the default library, which is faster there."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
@@ -180,15 +187,15 @@ class _OneDNNLinear(Function):
         return _onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
-        of_x = of_weight = of_bias = None
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            # With gradients on, somebody wants gradients of these.
-            of_x = upstream @ weight if torch.is_grad_enabled() else _onednn(upstream, weight.t(), None)
-        rows = upstream.reshape(-1, upstream.size(-1))
+            # With gradients enabled, gradients of gradients are wanted.
+            grad_x = grad @ weight if torch.is_grad_enabled() else _onednn(grad, weight.t(), None)
+        rows = grad.reshape(-1, grad.size(-1))
         if ctx.needs_input_grad[1]:
-            of_weight = rows.t() @ x.reshape(-1, x.size(-1))
+            grad_weight = rows.t() @ x.reshape(-1, x.size(-1))
         if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(dim=0)
-        return of_x, of_weight, of_bias
+            grad_bias = rows.sum(dim=0)
+        return grad_x, grad_weight, grad_bias

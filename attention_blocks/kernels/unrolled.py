@@ -1,4 +1,4 @@
-"""Gradients of what every step of a loop has in common, made behind the loop and not anew at each step."""
+"""Gradients of operands shared by all steps of a loop, computed once after the loop instead of at each step."""
 
 from __future__ import annotations
 
@@ -12,58 +12,61 @@ from torch import Tensor
 from torch.autograd import Function
 
 from attention_blocks.kernels.autocast import autocast_dtype
-from attention_blocks.kernels.eager import is_watched
+from attention_blocks.kernels.eager import is_transformed
 
 
 class Tape(Protocol):
-    """What the steps of a backward pass leave about the operand that they share."""
+    """Contributions of the steps of a backward pass to the gradient of a shared operand."""
 
     def take(self) -> Tensor | None:
-        """The operand's gradient; ``None`` if this pass left nothing."""
+        """Returns the gradient of the operand and clears the tape; ``None`` if this pass recorded nothing."""
         ...
 
 
 class ProductTape:
-    """Of an operand that steps multiply by: their left operands, and the gradients of their products."""
+    """Tape of an operand that steps multiply by: their left operands and the gradients of their products."""
 
     def __init__(self) -> None:
         self._pass = -1
-        self._notes: list[tuple[Tensor, Tensor]] = []
+        self._records: list[tuple[Tensor, Tensor]] = []
 
-    def note(self, left: Tensor, upstream: Tensor) -> None:
-        """Leaves one step's part.
+    def record(self, left: Tensor, grad: Tensor) -> None:
+        """Records the contribution of one step.
 
         Args:
             left: (…, rows, D).
-            upstream: (…, rows, R).
+            grad: (…, rows, R).
         """
         current = torch._C._current_graph_task_id()
-        if current != self._pass:  # what a pass left that never came to the end belongs to nobody
-            self._pass, self._notes = current, []
-        self._notes.append((left, upstream))
+        if current != self._pass:  # discard what an aborted pass recorded
+            self._pass, self._records = current, []
+        self._records.append((left, grad))
 
     def take(self) -> Tensor | None:
-        """(…, D, R), in one product."""
-        notes = self._notes if self._pass == torch._C._current_graph_task_id() else []
-        self._notes = []
-        if not notes:
+        """See :meth:`Tape.take`; (…, D, R), in one product."""
+        records = self._records if self._pass == torch._C._current_graph_task_id() else []
+        self._records = []
+        if not records:
             return None
-        left, upstream = (torch.cat(parts, dim=-2) for parts in zip(*notes, strict=True))
-        return left.transpose(-2, -1) @ upstream
+        left, grad = (torch.cat(parts, dim=-2) for parts in zip(*records, strict=True))
+        return left.transpose(-2, -1) @ grad
 
 
 class SumTape:
-    """Of an operand that steps use otherwise: the sum so far, to be added to in place."""
+    """Tape of an operand that steps use in another way: a sum to which they add in place."""
 
     def __init__(self) -> None:
         self._pass = -1
         self._sum: Tensor | None = None
 
     def sum(self, like: Tensor) -> Tensor:
-        """The sum, zeros at first; of the operand's shape, in float32 at least.
+        """Returns the sum so far, initially zeros.
 
         Args:
             like: the operand.
+
+        Returns:
+            A tensor of the operand's shape, in float32 or wider.
         """
         current = torch._C._current_graph_task_id()
         if current != self._pass or self._sum is None:
@@ -72,14 +75,14 @@ class SumTape:
         return self._sum
 
     def take(self) -> Tensor | None:
-        """The sum."""
+        """See :meth:`Tape.take`."""
         total = self._sum if self._pass == torch._C._current_graph_task_id() else None
         self._sum = None
         return total
 
 
 class _Shared(Function):
-    """What comes before all steps, and so whose gradient comes behind them."""
+    """Identity before all steps, whose backward pass therefore runs after those of all steps."""
 
     @staticmethod
     def forward(ctx: Any, operand: Tensor, dtype: torch.dtype, transposed: bool, tape: Tape) -> Tensor:  # noqa: ANN401
@@ -89,9 +92,9 @@ class _Shared(Function):
         return shared.t() if transposed else shared
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN401
-        # What was left on the tape, and what steps gave that were asked for gradients of gradients.
-        parts = [part for part in (ctx.tape.take(), upstream) if part is not None]
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN401
+        # The recorded gradient, and the ordinary one of steps with gradients of gradients.
+        parts = [part for part in (ctx.tape.take(), grad) if part is not None]
         if not parts:
             return None, None, None, None
         total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -99,7 +102,7 @@ class _Shared(Function):
 
 
 class _Product(Function):
-    """One step of many that multiply by the same."""
+    """Product of one step with a shared operand."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, right: Tensor, bias: Tensor | None, tape: ProductTape) -> Tensor:  # noqa: ANN401
@@ -108,31 +111,31 @@ class _Product(Function):
         return x @ right if bias is None else torch.addmm(bias, x, right)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # noqa: ANN401
         x, right = ctx.saved_tensors
-        of_x = upstream @ right.transpose(-2, -1) if ctx.needs_input_grad[0] else None
-        of_bias = upstream.sum(dim=0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # somebody wants gradients of these
-            return of_x, x.transpose(-2, -1) @ upstream, of_bias, None
-        ctx.tape.note(x, upstream)
-        return of_x, None, of_bias, None
+        grad_x = grad @ right.transpose(-2, -1) if ctx.needs_input_grad[0] else None
+        grad_bias = grad.sum(dim=0) if ctx.needs_input_grad[2] else None
+        if torch.is_grad_enabled():  # for gradients of gradients
+            return grad_x, x.transpose(-2, -1) @ grad, grad_bias, None
+        ctx.tape.record(x, grad)
+        return grad_x, None, grad_bias, None
 
 
 AnyTape = TypeVar("AnyTape", ProductTape, SumTape)
 
-# By identity, kind, layout and dtype of an operand: it itself, so that no other one can take its identity, what the
-# steps see of it, and its tape.
+# By id, kind of tape, layout and dtype of an operand: the operand itself, which keeps the id from being reused, the
+# tensor that the steps use, and the tape.
 _LOOP: ContextVar[dict[object, tuple[Tensor, Tensor, Any]] | None] = ContextVar("unrolled loop", default=None)
 
 
 @contextmanager
 def unrolled() -> Iterator[None]:
-    """Within it, weights and memories that steps have in common get their gradients from all steps at once.
+    """Context in which weights and memories shared by the steps of a loop get their gradients from all steps at once.
 
-    A recurrent decoder multiplies by the same weights at every step. Autograd makes a gradient of a weight's size for
-    each of them and adds them up; here the steps leave their rows and their gradients, and one product behind the last
-    one makes the sum. :class:`Linear` maps and :class:`AdditiveAttention` take part, on CPUs, where gradients are
-    wanted and in this thread; elsewhere nothing changes.
+    A recurrent decoder multiplies by the same weights at every step. Autograd computes a gradient of the weights at
+    each step and adds them up; here the steps record their inputs and gradients, and one product after the last step
+    computes the sum. This applies to :class:`Linear` layers and :class:`AdditiveAttention` on CPUs, with gradients and
+    in this thread; elsewhere nothing changes.
 
     Example:
         >>> from attention_blocks.kernels import Linear
@@ -155,29 +158,32 @@ def unrolled() -> Iterator[None]:
 
 
 def is_shared(operand: Tensor, x: Tensor) -> bool:
-    """Whether this is the inside of :func:`unrolled`, and a step with these tensors can take part.
+    """Whether a step is inside :func:`unrolled` and supported by it.
 
     Args:
-        operand: what steps have in common.
-        x: what is a step's own.
+        operand: operand shared by all steps.
+        x: operand of this step.
     """
     return (
-        not torch.compiler.is_compiling()  # first, since older compilers know no ContextVar
+        not torch.compiler.is_compiling()  # first, since older compilers do not support ContextVar
         and _LOOP.get() is not None
         and torch.is_grad_enabled()
         and operand.requires_grad
         and x.device.type == operand.device.type == "cpu"
         and (x.dtype == operand.dtype or autocast_dtype("cpu") is not None)
-        and not is_watched(x)
-        and not is_watched(operand)
+        and not is_transformed(x)
+        and not is_transformed(operand)
     )
 
 
 def shared_sum(operand: Tensor) -> tuple[Tensor, SumTape]:
-    """What a step sees of an operand, in float32 at least, and the tape on which it adds to its gradient.
+    """Operand for a step, and the tape that accumulates its gradient.
 
     Args:
-        operand: what the steps have in common; see :func:`is_shared`.
+        operand: operand shared by all steps; see :func:`is_shared`.
+
+    Returns:
+        The operand in float32 or wider, and the tape.
     """
     return _on_tape(operand, torch.promote_types(operand.dtype, torch.float32), SumTape)
 
@@ -186,10 +192,13 @@ def shared_product(x: Tensor, right: Tensor, bias: Tensor | None = None, *, tran
     """``x @ right + bias`` of one step; see :func:`is_shared`.
 
     Args:
-        x: (rows, D), or (…, rows, D) with the axes in front that ``right`` has.
-        right: what the steps have in common, (D, R) or (…, D, R).
-        bias: (R,), where ``right`` has two axes.
-        transposed: ``right`` is (R, D), as a linear map has it.
+        x: (rows, D), or (…, rows, D) with the leading dimensions of ``right``.
+        right: operand shared by all steps, (D, R) or (…, D, R).
+        bias: (R,), if ``right`` has two dimensions.
+        transposed: ``right`` is (R, D), as in a linear layer.
+
+    Returns:
+        (…, rows, R).
     """
     dtype = autocast_dtype("cpu") or right.dtype
     shared, tape = _on_tape(right, dtype, ProductTape, transposed=transposed)
@@ -198,11 +207,14 @@ def shared_product(x: Tensor, right: Tensor, bias: Tensor | None = None, *, tran
 
 
 def product(x: Tensor, right: Tensor) -> Tensor:
-    """``x @ right``, whether or not steps share it.
+    """``x @ right``, recorded if ``right`` is shared by the steps of a loop.
 
     Args:
         x: (…, rows, D).
         right: (…, D, R).
+
+    Returns:
+        (…, rows, R).
     """
     return shared_product(x, right) if is_shared(right, x) else x @ right
 
@@ -212,7 +224,7 @@ def _on_tape(
 ) -> tuple[Tensor, AnyTape]:
     loop = _LOOP.get()
     if loop is None:
-        raise RuntimeError("nothing is shared outside of unrolled(); ask is_shared first")
+        raise RuntimeError("operands are shared inside unrolled() only; check is_shared first")
     key = (id(operand), kind, transposed, dtype)
     if key not in loop:
         tape = kind()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
-from attention_blocks.kernels import Linear, runs_as_it_stands
+from attention_blocks.kernels import Linear, is_eager
 
 Pool = Literal["token", "mean"]
 
@@ -231,7 +231,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
         # Not under autocast, which would cast the weights again for each part.
-        if not (self.training or torch.is_grad_enabled()) and runs_as_it_stands(images):
+        if not (self.training or torch.is_grad_enabled()) and is_eager(images):
             rows, columns = images.size(-2) // self.patch_size[0], images.size(-1) // self.patch_size[1]
             part = max(1, CPU_TOKENS // max(1, rows * columns))
             if images.device.type == "cpu" and len(images) > part:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import export
 
-from attention_blocks.kernels.eager import runs_as_it_stands
+from attention_blocks.kernels.eager import is_eager
 
 
 class Told(nn.Module):
     """Adds 1 where torch runs it as it stands."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + (1 if runs_as_it_stands(x) else 0)
+        return x + (1 if is_eager(x) else 0)
 
 
 def _compiled(x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _mapped(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("watched", [_compiled, _exported, _autocast, _forward_mode, _mapped])
-def test_knows_when_it_is_watched(watched: Callable[[Tensor], Tensor]) -> None:
+def test_knows_when_it_is_transformed(watched: Callable[[Tensor], Tensor]) -> None:
     assert torch.equal(watched(torch.zeros(2)), torch.zeros(2))
     assert torch.equal(Told()(torch.zeros(2)), torch.ones(2))
     assert torch.equal(Told()(nn.Parameter(torch.zeros(2))), torch.ones(2))

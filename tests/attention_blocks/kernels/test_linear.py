@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return counted_product
 
-    monkeypatch.setattr(module, "WORTHWHILE", 0)
+    monkeypatch.setattr(module, "MIN_SIZE", 0)
     for name in ("onednn", "transposed"):
         monkeypatch.setattr(module, f"_{name}", counting(name))
     return counted
@@ -61,7 +61,7 @@ def test_results_and_gradients_are_torchs(
     x, weight, bias = given_[0], given_[1], given_[2] if with_bias else None
     leaves = given_ if with_bias else given_[:2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "WORTHWHILE", 0)
+        patch.setattr(module, "MIN_SIZE", 0)
         found = linear(x, weight, bias, activation=activation)
         found_gradients = torch.autograd.grad(found.square().sum(), leaves) if grad else ()
     wanted = ACTIVATIONS[activation](F.linear(x, weight, bias))
@@ -118,7 +118,7 @@ def test_plain_torch_does_what_onednn_does_not(case: str, calls: list[str], monk
         compiled = torch.compile(Linear(5, 7), fullgraph=True, backend="eager")
         assert compiled(x).shape == (3, 7)
     else:
-        monkeypatch.setattr(module, "WORTHWHILE", x.numel() * 7 + 1)
+        monkeypatch.setattr(module, "MIN_SIZE", x.numel() * 7 + 1)
         torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
     assert not calls
 
@@ -181,8 +181,8 @@ def test_packed_weights_give_the_same(
     block, x = Linear(features, outputs, bias=bias), torch.randn(*lead, features)
     wanted = ACTIVATIONS[activation](F.linear(x, block.weight, block.bias))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(module, "WORTHWHILE_PACKED", 0)
-        patch.setattr(module, "_mkl_is_at_home", lambda: intel)
+        patch.setattr(module, "MIN_SIZE_PACKED", 0)
+        patch.setattr(module, "_prefers_mkl", lambda: intel)
         with packed(nn.Sequential(block)):
             found = linear(x, block.weight, block.bias, activation=activation)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -193,9 +193,9 @@ def test_weights_are_packed_within_the_context_only(
     intel: bool, name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest counts by the size of unpacked products, here out of reach."""
-    monkeypatch.setattr(module, "WORTHWHILE", 2**60)
-    monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
-    monkeypatch.setattr(module, "_mkl_is_at_home", lambda: intel)
+    monkeypatch.setattr(module, "MIN_SIZE", 2**60)
+    monkeypatch.setattr(module, "MIN_SIZE_PACKED", 0)
+    monkeypatch.setattr(module, "_prefers_mkl", lambda: intel)
     inside, other, x = Linear(5, 7), Linear(5, 7), torch.randn(3, 5)
     with torch.no_grad():
         with packed(inside):
@@ -216,8 +216,8 @@ def test_weights_are_packed_within_the_context_only(
 
 
 def test_an_error_leaves_no_packed_weights(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORTHWHILE", 2**60)
-    monkeypatch.setattr(module, "WORTHWHILE_PACKED", 0)
+    monkeypatch.setattr(module, "MIN_SIZE", 2**60)
+    monkeypatch.setattr(module, "MIN_SIZE_PACKED", 0)
     block = Linear(5, 7)
     with torch.no_grad():
         with pytest.raises(RuntimeError), packed(block):
