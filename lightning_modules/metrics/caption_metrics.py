@@ -1,4 +1,4 @@
-"""How good captions are: BLEU and ROUGE-L as the COCO caption evaluation computes them, and what such metrics share."""
+"""BLEU and ROUGE-L of captions, as the COCO caption evaluation computes them, and the bases of caption metrics."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _WORD = re.compile(
     | (?:[^\W\d_]\.){{2,}}                   # u.s.
     | \d+(?:[.,:/]\d+)+                      # 3.5, 12:30
     | \w+(?:(?:-|(?!{_CLITIC})')\w+)*        # t-shirt, o'clock
-    | [\#$%&]                                # these are read aloud""",
+    | [\#$%&]                                # symbols that are spoken""",
     re.VERBOSE,
 )
 
 
 def caption_words(text: str) -> list[str]:
-    """The words of a caption in lower case, without punctuation, as caption metrics count them.
+    """Words of a caption in lower case, without punctuation, as caption metrics count them.
 
-    They are those of the Penn Treebank tokenizer as the COCO caption evaluation uses it, but for rare abbreviations
-    ("mr."), names of web sites, "cannot", and brackets, which that evaluation takes for words.
+    Equal to the Penn Treebank tokenizer of the COCO caption evaluation except for rare abbreviations ("mr."), names of
+    web sites, "cannot", and brackets, which that evaluation counts as words.
 
     Args:
         text: a caption.
@@ -52,42 +52,42 @@ def caption_words(text: str) -> list[str]:
 
 
 def ngrams(words: Sequence[str], order: int) -> Iterator[NGram]:
-    """All runs of ``order`` words, as often as they come."""
+    """All n-grams of an order, repeated ones included."""
     return zip(*(words[start:] for start in range(order)), strict=False)
 
 
 def count_ngrams(words: Sequence[str]) -> Counter[NGram]:
-    """How often each run of one to four words comes."""
+    """Number of occurrences of each n-gram of one to four words."""
     return Counter(chain.from_iterable(ngrams(words, order) for order in range(1, ORDERS + 1)))
 
 
 def check_captions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Refuses captions that cannot be compared.
+    """Checks that every caption has references.
 
     Raises:
-        ValueError: unlike numbers of captions and images, or an image without a reference.
-        TypeError: an image's references are one text instead of a list of texts.
+        ValueError: the numbers of captions and images differ, or an image has no reference.
+        TypeError: an image's references are a string instead of a list of strings.
     """
     if len(hypotheses) != len(references):
         raise ValueError(
             f"{len(hypotheses)} hypotheses for {len(references)} references; give one caption and one list of "
-            "references an image"
+            "references per image"
         )
-    for place, several in enumerate(references):
+    for index, several in enumerate(references):
         if isinstance(several, str):
             raise TypeError(
-                f"references[{place}] must be a list of texts, got the text {several!r}; give [{several!r}]"
+                f"references[{index}] must be a list of strings, got the string {several!r}; give [{several!r}]"
             )
         if not several:
-            raise ValueError(f"references[{place}] is empty; every image needs a text to compare its caption with")
+            raise ValueError(f"references[{index}] is empty; every image needs at least one reference")
 
 
 class CaptionScore(Metric):
-    """Base of the caption metrics that are made of sums over the captions: batches and devices only add up.
+    """Base of the caption metrics that are computed from sums over the captions.
 
     Args:
-        size: how many sums there are.
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        size: number of sums.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
     """
 
     higher_is_better = True
@@ -100,11 +100,11 @@ class CaptionScore(Metric):
         self.add_state("sums", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def statistics(self, hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:
-        """What one caption adds to the sums.
+        """Terms that one caption adds to the sums.
 
         Args:
-            hypothesis: the caption's words.
-            references: the words of each text that it is compared with.
+            hypothesis: words of the caption.
+            references: words of each of its references.
         """
         raise NotImplementedError(f"{type(self).__name__} must define statistics(hypothesis, references)")
 
@@ -112,12 +112,12 @@ class CaptionScore(Metric):
         """Adds captions.
 
         Args:
-            hypotheses: one an image.
-            references: for each image the texts that its caption is compared with, one or more.
+            hypotheses: one caption per image.
+            references: one or more reference texts per image.
 
         Raises:
-            ValueError: unlike numbers of captions and images, or an image without a reference.
-            TypeError: an image's references are one text instead of a list of texts.
+            ValueError: the numbers of captions and images differ, or an image has no reference.
+            TypeError: an image's references are a string instead of a list of strings.
         """
         check_captions(hypotheses, references)
         found = [
@@ -129,10 +129,10 @@ class CaptionScore(Metric):
 
 
 class CaptionTexts(TextRecords):
-    """Base of the caption metrics that need every caption at once.
+    """Base of the caption metrics that need all captions at once.
 
     Args:
-        tokenize: splits a text into words; ``str.split`` for texts that are split already.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
     """
 
     def __init__(self, tokenize: Tokenize = caption_words) -> None:
@@ -141,14 +141,14 @@ class CaptionTexts(TextRecords):
 
 
 class CaptionBLEU(CaptionScore):
-    """BLEU of a corpus of captions, as ``pycocoevalcap`` computes it, but from 0 to 100 as :class:`CorpusBLEU`.
+    """BLEU of a corpus of captions, as ``pycocoevalcap`` computes it, scaled to [0, 100] as :class:`CorpusBLEU`.
 
-    Unlike sacreBLEU's it smooths no count of zero, and measures each caption against the reference whose length is the
-    closest, the shorter of two.
+    Unlike sacreBLEU it does not smooth counts of zero, and its brevity penalty uses the reference whose length is
+    closest to the caption's, the shorter one of two.
 
     Args:
-        order: BLEU-1 to BLEU-4: the longest n-grams that count.
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        order: the longest n-grams that count, 1 for BLEU-1 to 4 for BLEU-4.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
 
     Raises:
         ValueError: ``order`` is not 1, 2, 3 or 4.
@@ -164,8 +164,8 @@ class CaptionBLEU(CaptionScore):
     """
 
     def __init__(self, order: int = ORDERS, tokenize: Tokenize = caption_words) -> None:
-        # Matches of each order, n-grams of each order, words of the closest reference. All orders, whichever is asked
-        # for: a MetricCollection sees that the four metrics hold the same and updates one.
+        # Matches per order, n-grams per order, words of the closest reference. All four orders, whichever is computed:
+        # a MetricCollection of the four metrics then finds equal states and updates only one.
         super().__init__(2 * ORDERS + 1, tokenize)
         if not 1 <= order <= ORDERS:
             raise ValueError(f"order must lie between 1 and {ORDERS}, got {order}")
@@ -173,35 +173,35 @@ class CaptionBLEU(CaptionScore):
 
     def statistics(self, hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:
         """See :meth:`CaptionScore.statistics`."""
-        # Of each n-gram count the best reference, then no more than were written.
+        # Clipped counts: at most the caption's, and at most those of the reference with the most.
         found = count_ngrams(hypothesis) & reduce(or_, map(count_ngrams, references))
         matches = [0] * ORDERS
         for ngram, count in found.items():
             matches[len(ngram) - 1] += count
-        written = [max(len(hypothesis) - order, 0) for order in range(ORDERS)]
+        totals = [max(len(hypothesis) - order, 0) for order in range(ORDERS)]
         closest = min(map(len, references), key=lambda length: (abs(length - len(hypothesis)), length))
-        return [*matches, *written, closest]
+        return [*matches, *totals, closest]
 
     def compute(self) -> Tensor:
         """BLEU, from 0 to 100."""
-        # That package's guards against zero.
+        # pycocoevalcap's guards against division by zero.
         tiny, small = 1e-15, 1e-9
-        *counts, wanted = self.sums.tolist()
-        matches, written = counts[: self.order], counts[ORDERS : ORDERS + self.order]
-        precision = math.prod((match + tiny) / (count + small) for match, count in zip(matches, written, strict=True))
-        ratio = (written[0] + tiny) / (wanted + small)
+        *counts, reference_length = self.sums.tolist()
+        matches, totals = counts[: self.order], counts[ORDERS : ORDERS + self.order]
+        precision = math.prod((match + tiny) / (count + small) for match, count in zip(matches, totals, strict=True))
+        ratio = (totals[0] + tiny) / (reference_length + small)
         brevity = math.exp(min(1 - 1 / ratio, 0))
         return torch.tensor(100 * brevity * precision ** (1 / self.order), device=self.sums.device)
 
 
 class RougeL(CaptionScore):
-    """ROUGE-L, a mean over the captions, as ``pycocoevalcap`` computes it, but from 0 to 100.
+    """ROUGE-L, a mean over the captions, as ``pycocoevalcap`` computes it, scaled to [0, 100].
 
-    An F score with a little more weight on recall: how much of the longest common subsequence of words is of the
-    caption, and how much of the reference, each in its best reference.
+    F score of the longest common subsequence of words, with slightly more weight on recall; precision and recall are
+    each those of the best reference.
 
     Args:
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
 
     References:
         Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".
@@ -214,7 +214,7 @@ class RougeL(CaptionScore):
     """
 
     def __init__(self, tokenize: Tokenize = caption_words) -> None:
-        # The scores, and how many there are.
+        # Sum of the scores, and their number.
         super().__init__(2, tokenize)
 
     def statistics(self, hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float]:
@@ -233,11 +233,11 @@ class RougeL(CaptionScore):
 
 
 def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """The length of the longest one."""
+    """Length of the longest common subsequence."""
     lengths = [0] * (len(second) + 1)
     for word in first:
         diagonal = 0
-        for place, other in enumerate(second, start=1):
-            longer = diagonal + 1 if word == other else max(lengths[place - 1], lengths[place])
-            diagonal, lengths[place] = lengths[place], longer
+        for index, other in enumerate(second, start=1):
+            longer = diagonal + 1 if word == other else max(lengths[index - 1], lengths[index])
+            diagonal, lengths[index] = lengths[index], longer
     return lengths[-1]

@@ -1,4 +1,4 @@
-"""CIDEr-D: how much a caption says what the references of its image agree on."""
+"""CIDEr-D: agreement of a caption with the references of its image, by weighted n-grams."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SIGMA = 6.0
 
 
 class WeightedNGrams(NamedTuple):
-    """A text as CIDEr-D sees it.
+    """TF-IDF weights of a text's n-grams.
 
     Attributes:
-        weights: how often each n-gram comes, times how rare it is.
-        norms: for each order, the Euclidean norm of its weights.
-        length: of the text.
+        weights: count of each n-gram times its inverse document frequency.
+        norms: Euclidean norm of the weights of each order.
+        length: number of bigrams.
     """
 
     weights: dict[NGram, float]
@@ -39,11 +39,11 @@ class WeightedNGrams(NamedTuple):
     length: int
 
     def similarity(self, reference: WeightedNGrams) -> float:
-        """The mean over the orders of the cosine, where no weight counts more than the reference's."""
+        """Mean over the orders of the cosine similarity, with weights clipped to the reference's."""
         products = [0.0] * ORDERS
         for ngram, weight in self.weights.items():
-            wanted = reference.weights.get(ngram, 0.0)
-            products[len(ngram) - 1] += min(weight, wanted) * wanted
+            other = reference.weights.get(ngram, 0.0)
+            products[len(ngram) - 1] += min(weight, other) * other
         norms = [own * other for own, other in zip(self.norms, reference.norms, strict=True)]
         cosines = [product / norm if norm else 0.0 for product, norm in zip(products, norms, strict=True)]
         return math.exp(-((self.length - reference.length) ** 2) / (2 * SIGMA**2)) * sum(cosines) / ORDERS
@@ -51,14 +51,14 @@ class WeightedNGrams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DocumentFrequencies:
-    """Of how many images the references hold an n-gram: what is found in few says much.
+    """Document frequencies of n-grams, the references of one image being one document.
 
     Args:
-        images: how many images were counted.
-        counts: for each n-gram the number of images that have it in one of their references or more.
+        images: number of images.
+        counts: for each n-gram, the number of images with a reference that contains it.
 
     Raises:
-        ValueError: ``images`` is not positive, or less than a count.
+        ValueError: ``images`` is not positive, or is less than a count.
 
     Example:
         >>> frequencies = DocumentFrequencies.of([["a dog", "a black dog"], ["a cat"]])
@@ -78,14 +78,14 @@ class DocumentFrequencies:
 
     @classmethod
     def of(cls, references: Iterable[Sequence[str]], tokenize: Tokenize = caption_words) -> DocumentFrequencies:
-        """Counts the references of a corpus, such as those that a captioner is trained on.
+        """Document frequencies of a corpus, such as the captions of the training images.
 
         Args:
-            references: for each image its texts.
-            tokenize: makes a text words.
+            references: reference texts of each image.
+            tokenize: splits a text into words.
 
         Raises:
-            ValueError: there are no images.
+            ValueError: ``references`` is empty.
         """
         images, counts = 0, Counter[NGram]()
         for several in references:
@@ -94,7 +94,7 @@ class DocumentFrequencies:
         return cls(images, counts)
 
     def weigh(self, words: Sequence[str]) -> WeightedNGrams:
-        """The weights of a text."""
+        """TF-IDF weights of a text's n-grams."""
         most = math.log(self.images)
         weights = {
             ngram: count * (most - math.log(max(self.counts.get(ngram, 0), 1)))
@@ -103,7 +103,7 @@ class DocumentFrequencies:
         squares = [0.0] * ORDERS
         for ngram, weight in weights.items():
             squares[len(ngram) - 1] += weight * weight
-        # The length is the number of bigrams, as CIDEr's authors have it: a text of no word is as long as one of one.
+        # The authors' code takes the number of bigrams as the length.
         return WeightedNGrams(weights, [math.sqrt(square) for square in squares], max(len(words) - 1, 0))
 
 
@@ -113,17 +113,17 @@ def cider_d(
     frequencies: DocumentFrequencies,
     tokenize: Tokenize = caption_words,
 ) -> list[float]:
-    """CIDEr-D of each caption by itself, from 0 to 10: the reward of self-critical training.
+    """CIDEr-D of each caption, from 0 to 10; the reward of self-critical training.
 
     Args:
-        hypotheses: one an image; an image may come more than once.
-        references: for each image the texts that its caption is compared with, one or more.
-        frequencies: of the corpus that tells common n-grams from rare ones.
-        tokenize: makes a text words.
+        hypotheses: one caption per image; an image may occur more than once.
+        references: one or more reference texts per image.
+        frequencies: document frequencies that weight the n-grams.
+        tokenize: splits a text into words.
 
     Raises:
-        ValueError: unlike numbers of captions and images, or an image without a reference.
-        TypeError: an image's references are one text instead of a list of texts.
+        ValueError: the numbers of captions and images differ, or an image has no reference.
+        TypeError: an image's references are a string instead of a list of strings.
 
     References:
         Vedantam et al. 2015, "CIDEr: Consensus-Based Image Description Evaluation"; Rennie et al. 2017, "Self-Critical
@@ -137,7 +137,7 @@ def cider_d(
     """
     check_captions(hypotheses, references)
 
-    # Several captions of an image have the same references.
+    # Cached, since several captions of an image have the same references.
     @cache
     def weigh(text: str) -> WeightedNGrams:
         return frequencies.weigh(tokenize(text))
@@ -149,13 +149,12 @@ def cider_d(
 
 
 class CIDErD(CaptionTexts):
-    """CIDEr-D, a mean over the captions, as ``pycocoevalcap`` computes "CIDEr", but a hundred times that: up to 1000.
-
-    Common n-grams are told from rare ones by the references of everything seen, on all devices.
+    """CIDEr-D, a mean over the captions, as ``pycocoevalcap`` computes "CIDEr", times 100: from 0 to 1000.
 
     Args:
-        frequencies: of another corpus, to tell by that one instead.
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        frequencies: document frequencies that weight the n-grams; defaults to those of all references that the metric
+            was updated with, in all processes.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
 
     References:
         Vedantam et al. 2015, "CIDEr: Consensus-Based Image Description Evaluation".

@@ -1,4 +1,4 @@
-"""How varied written texts are: distinct n-grams, and how much of the vocabulary is used."""
+"""Diversity of generated texts: distinct n-grams, and use of the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from lightning_modules.metrics.caption_metrics import CaptionTexts, NGram, Token
 
 
 class Diversity(CaptionTexts):
-    """Base of what is measured of the written texts alone."""
+    """Base of the metrics of generated texts that need no references."""
 
     def update(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]] = ()) -> None:
-        """Adds written texts.
+        """Adds generated texts.
 
         Args:
             hypotheses: the texts.
-            references: not looked at; taken so that all caption metrics are updated alike.
+            references: ignored; accepted so that all caption metrics are updated in the same way.
         """
         self.keep(hypotheses)
 
-    def written(self, order: int) -> list[NGram]:
-        """All n-grams of one order that were written, on all devices where these were synchronised."""
+    def generated_ngrams(self, order: int) -> list[NGram]:
+        """All n-grams of one order in the texts, repeated ones included."""
         return list(chain.from_iterable(ngrams(self.tokenize(text), order) for text in self.kept()))
 
 
 class DistinctNGrams(Diversity):
-    """Distinct-n: of all n-grams that were written, how many are distinct, from 0 to 100.
+    """Distinct-n: percentage of the generated n-grams that are distinct.
 
     Args:
         order: n.
-        tokenize: makes a text words.
+        tokenize: splits a text into words.
 
     Raises:
         ValueError: ``order`` is not positive.
@@ -56,16 +56,16 @@ class DistinctNGrams(Diversity):
 
     def compute(self) -> Tensor:
         """Distinct-n, from 0 to 100."""
-        written = self.written(self.order)
-        return torch.tensor(100 * len(set(written)) / max(len(written), 1), device=self.device)
+        found = self.generated_ngrams(self.order)
+        return torch.tensor(100 * len(set(found)) / max(len(found), 1), device=self.device)
 
 
 class VocabularyUse(Diversity):
-    """How many distinct words were written, or which share, from 0 to 100, of a vocabulary.
+    """Number of distinct generated words, or their percentage of a vocabulary.
 
     Args:
-        vocabulary_size: how many words there are to choose from; the share is of this many.
-        tokenize: makes a text words.
+        vocabulary_size: number of words in the vocabulary; if omitted, the metric is the number of distinct words.
+        tokenize: splits a text into words.
 
     Raises:
         ValueError: ``vocabulary_size`` is not positive.
@@ -88,7 +88,7 @@ class VocabularyUse(Diversity):
         self.vocabulary_size = vocabulary_size
 
     def compute(self) -> Tensor:
-        """How many distinct words, or the share of the vocabulary."""
-        distinct = len(set(self.written(order=1)))
-        share = distinct if self.vocabulary_size is None else 100 * distinct / self.vocabulary_size
-        return torch.tensor(float(share), device=self.device)
+        """Number of distinct words, or their percentage of the vocabulary, from 0 to 100."""
+        distinct = len(set(self.generated_ngrams(order=1)))
+        found = distinct if self.vocabulary_size is None else 100 * distinct / self.vocabulary_size
+        return torch.tensor(float(found), device=self.device)

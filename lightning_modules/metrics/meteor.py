@@ -1,4 +1,4 @@
-"""METEOR of captions, from words that are alike or have the same stem."""
+"""METEOR of captions, by exact and stem matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_modules.metrics.caption_metrics import CaptionScore, Tokenize, caption_words
 
-# METEOR 1.5's parameters for English, and the words that it finds so common that they say little.
+# METEOR 1.5's parameters and function words for English.
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 STEM_WEIGHT = 0.6
 BEAM = 100
@@ -30,90 +30,97 @@ _stem = lru_cache(maxsize=100_000)(snowballstemmer.stemmer("english").stemWord)
 
 
 class Alignment(NamedTuple):
-    """How the words of a caption and of a reference go together; of several, the sums.
+    """Statistics of the alignment of a caption with a reference, or their sums over a corpus.
 
     Attributes:
-        written: weight of the caption's words.
-        wanted: weight of the reference's words.
-        written_matches: weight of the caption's words that have a partner, less where only the stems are alike.
-        wanted_matches: weight of the reference's words that have one.
-        pairs: how many these are.
-        chunks: runs of words that go on in both; none where the texts are the same.
+        hypothesis: total weight of the caption's words.
+        reference: total weight of the reference's words.
+        hypothesis_matches: weight of the caption's matched words, less where only the stems are equal.
+        reference_matches: weight of the reference's matched words, likewise.
+        pairs: number of matched pairs.
+        chunks: number of runs of matched words that are contiguous in both texts; 0 if the texts are equal.
     """
 
-    written: float
-    wanted: float
-    written_matches: float
-    wanted_matches: float
+    hypothesis: float
+    reference: float
+    hypothesis_matches: float
+    reference_matches: float
     pairs: float
     chunks: float
 
     def score(self) -> float:
-        """METEOR, from 0 to 1: a mean of precision and recall, less a penalty for many chunks."""
+        """METEOR, from 0 to 1: weighted harmonic mean of precision and recall, times a penalty for many chunks."""
         if not self.pairs:
             return 0.0
-        precision, recall = self.written_matches / self.written, self.wanted_matches / self.wanted
+        precision = self.hypothesis_matches / self.hypothesis
+        recall = self.reference_matches / self.reference
         mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
         return mean * (1 - GAMMA * (self.chunks / self.pairs) ** BETA)
 
 
 def align(hypothesis: Sequence[str], reference: Sequence[str]) -> Alignment:
-    """Pairs each word with at most one: as many alike as can be, then in the fewest chunks, then as many as can be.
+    """Best alignment of a caption with a reference, in which each word is matched at most once.
 
-    As in METEOR's program, a pair without rivals is always made, and others of which only the stems are alike are not
-    made where that costs a chunk.
+    Maximises the number of exact matches, then minimises the number of chunks, then maximises the number of pairs. As
+    in METEOR's program, the only candidate pair of two words is always matched, and other stem matches are not made
+    where they add a chunk.
 
     Args:
-        hypothesis: the caption's words.
-        reference: the words that it is compared with.
+        hypothesis: words of the caption.
+        reference: words of the reference.
 
     Example:
         >>> align("a dog runs".split(), "the dog is running".split())
-        Alignment(written=1.75, wanted=2.0, written_matches=1.2, wanted_matches=1.2, pairs=2, chunks=2)
+        Alignment(hypothesis=1.75, reference=2.0, hypothesis_matches=1.2, reference_matches=1.2, pairs=2, chunks=2)
     """
-    stems, wanted = [_stem(word) for word in hypothesis], [_stem(word) for word in reference]
-    # By the caption's words that have a partner, as bits, and the place where a chunk would go on: the best way there,
-    # as pairs alike, chunks, pairs and their weights, negated where more is better.
-    ways = {(0, -1): (0, 0, 0, 0.0, 0.0)}
-    for word, stem in zip(reference, wanted, strict=True):
-        places = [place for place, other in enumerate(stems) if other == stem]
-        certain = len(places) == 1 and wanted.count(stem) == 1
-        longer: dict[tuple[int, int], tuple[int, int, int, float, float]] = {}
-        for (taken, end), way in ways.items():
-            alike, chunks, pairs, written, expected = way
-            steps = [] if certain else [((taken, -1), way)]
-            for place in places:
-                if not taken >> place & 1:
-                    same = hypothesis[place] == word
-                    share = 1.0 if same else STEM_WEIGHT
-                    costs = (
-                        alike - same,
-                        chunks + (place != end),
+    stems, reference_stems = [_stem(word) for word in hypothesis], [_stem(word) for word in reference]
+    # Dynamic programme over the reference's words. State: the caption's matched words as a bit mask, and the position
+    # in the caption at which the current chunk would continue, -1 for none. Cost, compared in this order: exact
+    # matches, chunks, pairs, weights of the matches in both texts; negated where more is better.
+    best = {(0, -1): (0, 0, 0, 0.0, 0.0)}
+    for word, stem in zip(reference, reference_stems, strict=True):
+        positions = [position for position, other in enumerate(stems) if other == stem]
+        only_candidate = len(positions) == 1 and reference_stems.count(stem) == 1
+        extended: dict[tuple[int, int], tuple[int, int, int, float, float]] = {}
+        for (matched, end), cost in best.items():
+            exact, chunks, pairs, hypothesis_matches, reference_matches = cost
+            steps = [] if only_candidate else [((matched, -1), cost)]  # the word stays unmatched
+            for position in positions:
+                if not matched >> position & 1:
+                    same = hypothesis[position] == word
+                    factor = 1.0 if same else STEM_WEIGHT
+                    longer = (
+                        exact - same,
+                        chunks + (position != end),
                         pairs - 1,
-                        written - share * _weight(hypothesis[place]),
-                        expected - share * _weight(word),
+                        hypothesis_matches - factor * _weight(hypothesis[position]),
+                        reference_matches - factor * _weight(word),
                     )
-                    steps.append(((taken | 1 << place, place + 1), costs))
-            for state, costs in steps:
-                longer[state] = min(costs, longer.get(state, costs))
-        # A caption that repeats words over and over has too many ways to follow all.
-        ways = dict(nsmallest(BEAM, longer.items(), key=itemgetter(1)))
-    _, chunks, pairs, written, expected = min(ways.values())
-    whole = chunks == 1 and -pairs == len(hypothesis) == len(reference)
+                    steps.append(((matched | 1 << position, position + 1), longer))
+            for state, cost in steps:
+                extended[state] = min(cost, extended.get(state, cost))
+        # A beam, because a caption that repeats words has exponentially many alignments.
+        best = dict(nsmallest(BEAM, extended.items(), key=itemgetter(1)))
+    _, chunks, pairs, hypothesis_matches, reference_matches = min(best.values())
+    equal = chunks == 1 and -pairs == len(hypothesis) == len(reference)
     return Alignment(
-        sum(map(_weight, hypothesis)), sum(map(_weight, reference)), -written, -expected, -pairs, 0 if whole else chunks
+        sum(map(_weight, hypothesis)),
+        sum(map(_weight, reference)),
+        -hypothesis_matches,
+        -reference_matches,
+        -pairs,
+        0 if equal else chunks,
     )
 
 
 class METEOR(CaptionScore):
-    """METEOR of a corpus of captions, as METEOR 1.5 computes it with its modules "exact stem", but from 0 to 100.
+    """METEOR of a corpus of captions, as METEOR 1.5 computes it with its modules "exact stem", scaled to [0, 100].
 
-    Its modules of synonyms and paraphrases need its data, and with them scores are higher: compare with scores of the
-    same modules only. Its program searches less far and now and then misses the best alignment of a caption, which then
-    has a slightly lower score.
+    Compare only with scores of the same modules: synonyms and paraphrases, which need METEOR's data, give higher
+    scores. METEOR's own program searches fewer alignments, and its score is slightly lower where it misses the best.
 
     Args:
-        tokenize: makes a text words; ``str.split`` where texts are words with spaces between them.
+        tokenize: splits a text into words; ``str.split`` for texts that are tokenized already.
 
     References:
         Denkowski and Lavie 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language".
@@ -138,4 +145,5 @@ class METEOR(CaptionScore):
 
 
 def _weight(word: str) -> float:
+    """Weight of a word, which is lower for function words."""
     return 1 - DELTA if word in FUNCTION_WORDS else DELTA

@@ -1,4 +1,4 @@
-"""sacreBLEU and chrF of a corpus, gathered from all batches and processes."""
+"""sacreBLEU and chrF of a corpus, over all batches and processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.metrics.text_records import TextRecords
 
 
 class CorpusScore(TextRecords):
-    """Base of the scores that sacreBLEU computes of a whole corpus.
+    """Base of the corpus scores that sacreBLEU computes.
 
     Args:
         metric: sacreBLEU's object that computes the score.
@@ -56,7 +56,7 @@ class CorpusScore(TextRecords):
 
 
 class CorpusBLEU(CorpusScore):
-    """sacreBLEU of a corpus, equal to what the ``sacrebleu`` command prints for the same lines.
+    """sacreBLEU of a corpus, equal to the output of the ``sacrebleu`` command for the same lines.
 
     Args:
         lowercase: whether to ignore case.
@@ -79,9 +79,9 @@ class CorpusBLEU(CorpusScore):
 
 
 class CorpusCHRF(CorpusScore):
-    """chrF2 of a corpus, equal to what ``sacrebleu --metrics chrf`` prints for the same lines.
+    """chrF2 of a corpus, equal to the output of ``sacrebleu --metrics chrf`` for the same lines.
 
-    (torchmetrics' chrF averages the F scores of the n-gram orders; sacreBLEU takes the F score of their averages.)
+    It is the F score of the precisions and recalls averaged over n-gram orders; torchmetrics averages the F scores.
 
     References:
         Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".

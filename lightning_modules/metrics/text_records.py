@@ -1,4 +1,4 @@
-"""Metrics that need every text at once: records of one process, gathered from all."""
+"""Base of the metrics that need all texts at once, gathered from all processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class TextRecords(Metric):
-    """Base of the metrics that keep what they see, as JSON in a tensor of bytes, and gather it from all processes."""
+    """Base of the metrics that keep records, as JSON in a tensor of bytes, and gather them from all processes."""
 
     higher_is_better = True
     full_state_update = False
@@ -36,5 +36,5 @@ class TextRecords(Metric):
         self.texts.append(torch.tensor(bytearray(lines, "ascii"), dtype=torch.uint8, device=self.device))
 
     def kept(self) -> list[Any]:
-        """All records, those of all processes where these were synchronised."""
+        """All records; once the metric is synchronised, those of all processes."""
         return [json.loads(line) for line in bytes(dim_zero_cat(self.texts).tolist()).splitlines()]

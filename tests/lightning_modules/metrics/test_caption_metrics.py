@@ -234,19 +234,17 @@ def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], Metric]
 
 @pytest.mark.parametrize("make", COMPARED)
 def test_what_cannot_be_compared_is_refused(make: Callable[[], Metric]) -> None:
-    with pytest.raises(ValueError, match="2 hypotheses for 1 references; give one caption and one list of references"):
+    with pytest.raises(ValueError, match="2 hypotheses for 1 references"):
         make().update(["a", "b"], [["a"]])
-    with pytest.raises(ValueError, match=r"references\[1\] is empty; every image needs a text"):
+    with pytest.raises(ValueError, match=r"references\[1\] is empty"):
         make().update(["a", "b"], [["a"], []])
-    with pytest.raises(
-        TypeError, match=r"references\[0\] must be a list of texts, got the text 'a dog'; give \['a dog'\]"
-    ):
+    with pytest.raises(TypeError, match=r"references\[0\] .*got .*'a dog'; give \['a dog'\]"):
         make().update(["a dog"], ["a dog"])
 
 
 @pytest.mark.parametrize("order", [0, 5])
 def test_bleu_has_four_orders(order: int) -> None:
-    with pytest.raises(ValueError, match=f"order must lie between 1 and 4, got {order}"):
+    with pytest.raises(ValueError, match=rf"order .*got {order}"):
         CaptionBLEU(order)
 
 
@@ -282,10 +280,10 @@ import json
 import os
 import socket
 import torch
-from lightning_modules.caption_metrics import CaptionBLEU, RougeL
-from lightning_modules.cider import CIDErD
-from lightning_modules.diversity import DistinctNGrams, VocabularyUse
-from lightning_modules.meteor import METEOR
+from lightning_modules.metrics.caption_metrics import CaptionBLEU, RougeL
+from lightning_modules.metrics.cider import CIDErD
+from lightning_modules.metrics.diversity import DistinctNGrams, VocabularyUse
+from lightning_modules.metrics.meteor import METEOR
 
 given = json.load(open("given.json"))
 

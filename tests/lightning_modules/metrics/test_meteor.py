@@ -66,13 +66,13 @@ def test_as_many_pairs_in_as_few_chunks(hypothesis: str, reference: str, pairs: 
 def test_every_alignment_is_possible(hypothesis: list[str], reference: list[str]) -> None:
     found = align(hypothesis, reference)
     assert 0 <= found.chunks <= found.pairs <= min(len(hypothesis), len(reference))
-    assert 0 <= found.written_matches <= found.written
-    assert 0 <= found.wanted_matches <= found.wanted
+    assert 0 <= found.hypothesis_matches <= found.hypothesis
+    assert 0 <= found.reference_matches <= found.reference
     alike = sum(min(hypothesis.count(word), reference.count(word)) for word in {*hypothesis})
     assert found.pairs >= alike
     assert 0 <= found.score() <= 1
     turned = align(reference, hypothesis)
-    assert (turned.written, turned.wanted) == (found.wanted, found.written)
+    assert (turned.hypothesis, turned.reference) == (found.reference, found.hypothesis)
 
 
 @given(words=WORDS.filter(bool))
