@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import matplotlib as mpl
 import pytest
@@ -22,16 +22,13 @@ from attention_blocks import (
     AdditiveAttention,
     ALiBi,
     Attention,
-    AttentionOutput,
     DecoderLayer,
     EncoderLayer,
     LuongAttention,
     MaskedSelfAttention,
-    Memory,
     MultiHeadAttention,
     RotaryPosition,
     SelfAttention,
-    masked_softmax,
 )
 from datamodules import (
     CaptionBatch,
@@ -64,7 +61,10 @@ from lightning_modules import (
     ViTClassifier,
     ViTFeatures,
 )
-from lightning_modules.cli.lightning_cli import SystemCLI, main
+from tests.lightning_modules.user_blocks import NearbyAttention
+
+if TYPE_CHECKING:
+    from lightning_modules.cli.lightning_cli import SystemCLI
 
 Loader = DataLoader[tuple[Tensor, ...]]
 TINY = partial(VisionTransformer, patches=4, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2))
@@ -196,6 +196,8 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
 def run_command(capsys: pytest.CaptureFixture[str]) -> RunCommand:
     """Runs the command line inside this process."""
 
+    from lightning_modules.cli.main import main  # not imported for the tests that run no command
+
     def run(*words: object) -> Ran:
         cli, code = None, None
         capsys.readouterr()
@@ -211,6 +213,8 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> RunCommand:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, _quiet: None) -> Trained:
     """A checkpoint that the command line trained on the digits."""
+    from lightning_modules.cli.main import main
+
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.chdir(folder)
@@ -254,32 +258,6 @@ TRANSLATORS: dict[str, Callable[..., Seq2Seq]] = {
     "luong": partial(RNNSeq2Seq, network=partial(SMALL_RNN, sizes=RNNSizes(8, 16, "lstm"), decoder=LuongDecoder)),
     "fixed": partial(RNNSeq2Seq, network=partial(SMALL_RNN, decoder=FixedVectorDecoder)),
 }
-
-
-class NearbyAttention(Attention):
-    """A user's own block: places are looked at by how near the query's own position they stand, and by a score."""
-
-    def __init__(self, query_dim: int, key_dim: int | None = None) -> None:
-        super().__init__(query_dim, key_dim)
-        self.map = nn.Linear(query_dim, self.key_dim)
-
-    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        return Memory(key, key if value is None else value)
-
-    def attend(
-        self,
-        query: Tensor,
-        memory: Memory,
-        mask: Tensor | None = None,
-        *,
-        need_weights: bool = False,
-        offset: int = 0,
-    ) -> AttentionOutput:
-        queries = torch.arange(offset, offset + query.size(1), device=query.device)
-        places = torch.arange(memory.key.size(1), device=query.device)
-        scores = self.map(query) @ memory.key.transpose(1, 2) - 0.3 * (queries[:, None] - places).abs()
-        weights = masked_softmax(scores, mask)
-        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
 
 
 def _blocks() -> dict[str, Callable[[int, int], Attention]]:

@@ -427,16 +427,18 @@ def data_for(name: str) -> tuple[str, ...]:
             return GRIDS
         case "ParallelTextDataModule", _:
             sentences = "Two dogs play.\nA cat sleeps in the sun.\nSnow!\nIt is late.\n"
-            for pairs in (arguments[split]["init_args"] for split in ("train", "val", "test") if split in arguments):
+            splits = arguments["pairs"]["init_args"]
+            sources = [splits] if "path" in splits else [source["init_args"] for source in splits.values()]
+            for pairs in sources:
                 table = "path" in pairs
                 for file in [pairs["path"]] if table else [pairs["source"], pairs["target"]]:
                     text = "".join(f"{line}\t{line}\n" for line in sentences.splitlines()) if table else sentences * 3
                     path = Path("text") / file
                     path.parent.mkdir(exist_ok=True)
                     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-            shares = [f"--data.{split}=0.25" for split in ("val", "test") if split not in arguments]
-            return ("--data.root", "text", "--data.max_tokens", "64", *shares)
-        case "CaptionDataModule", _:
+            held_out = ("--data.held_out.val", "0.25", "--data.held_out.test", "0.25")
+            return ("--data.root", "text", "--data.max_tokens", "64", *held_out)
+        case "CaptionFolderDataModule", _:
             return captioned_photos(Path(arguments["root"]), 2 * patch_of(recipe, 16))
         case kind, which:
             pytest.skip(f"the data of {kind} {which or ''} is not on this machine")

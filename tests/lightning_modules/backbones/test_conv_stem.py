@@ -10,12 +10,7 @@ from torch import nn
 
 from attention_blocks import SelfAttention
 from datamodules import ImageTransform
-from lightning_modules import (
-    ConvStem,
-    DeepConvStem,
-    VisionTransformer,
-    ViTClassifier,
-)
+from lightning_modules import ConvStem, DeepConvStem, VisionTransformer, ViTClassifier
 
 
 def network(image_size: int | tuple[int, int] = 16, patch_size: int = 4) -> VisionTransformer:

@@ -187,7 +187,7 @@ def test_another_number_of_classes_starts_the_head_anew(created: list[nn.Module]
 
 @pytest.mark.parametrize("num_classes", [0, 1])
 def test_too_few_classes_are_refused(num_classes: int) -> None:
-    with pytest.raises(ValueError, match=f"num_classes must be 2 or more, got {num_classes}"):
+    with pytest.raises(ValueError, match=rf"num_classes .*got {num_classes}"):
         ViTClassifier.from_timm("test_vit", num_classes=num_classes)
 
 

@@ -1,8 +1,10 @@
+"""The ViT against equations written out, with any attention, layer, position and patch embedding."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 import torch
@@ -13,51 +15,21 @@ import lightning_modules.backbones.vit
 from attention_blocks import (
     ALiBi,
     Attention,
-    AttentionOutput,
     DotProductAttention,
     DropPath,
     EncoderLayer,
-    Memory,
     MultiHeadAttention,
     RMSNorm,
     RotaryPosition,
     SelfAttention,
     SinCosPosition2d,
     SwiGLU,
-    masked_softmax,
 )
-from datamodules import ImageTransform
-from lightning_modules import VisionTransformer, ViTClassifier
-from lightning_modules.backbones.vit import LinearPatchEmbedding, Pool, check_patches
-
-if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import MakeClassifier
+from lightning_modules import VisionTransformer
+from lightning_modules.backbones.vit import LinearPatchEmbedding, check_patches
+from tests.lightning_modules.user_blocks import DistanceAttention
 
 HEADS = partial(SelfAttention, num_heads=2)
-
-
-class Distance(Attention):
-    """A block of a user's own, without heads: the closer a key to a query, the more it counts."""
-
-    def __init__(self, query_dim: int, key_dim: int, sharpness: float = 1.0) -> None:
-        super().__init__(query_dim, key_dim)
-        self.sharpness = sharpness
-        self.key_map = nn.Linear(key_dim, query_dim)
-
-    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        return Memory(self.key_map(key), key if value is None else value)
-
-    def attend(
-        self,
-        query: Tensor,
-        memory: Memory,
-        mask: Tensor | None = None,
-        *,
-        need_weights: bool = False,
-        offset: int = 0,
-    ) -> AttentionOutput:
-        weights = masked_softmax(-self.sharpness * torch.cdist(query, memory.key), mask)
-        return AttentionOutput(weights @ memory.value, weights if need_weights else None)
 
 
 def network(
@@ -96,11 +68,13 @@ def test_shapes(image_size: int | tuple[int, int], patch_size: int | tuple[int, 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     tall, wide = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     images = torch.randn(2, 1, height, width)
-    places = (height // tall) * (width // wide)
+    patches = (height // tall) * (width // wide)
     prefix = int(kind.get("pool", "token") == "token") + cast(int, kind.get("num_registers", 0))
     assert model(images).shape == (2, 3)
-    assert model.features(images).shape == (2, prefix + places, 16)
-    assert [weights.shape for weights in model.attention_maps(images)] == [(2, 2, prefix + places, prefix + places)] * 2
+    assert model.features(images).shape == (2, prefix + patches, 16)
+    assert [weights.shape for weights in model.attention_maps(images)] == [
+        (2, 2, prefix + patches, prefix + patches)
+    ] * 2
 
 
 def test_the_whole_network_written_out() -> None:
@@ -133,7 +107,7 @@ def test_the_whole_network_written_out() -> None:
     torch.testing.assert_close(model(images), linear(norm(x[:, 0], "norm"), "head"))
 
 
-def test_any_memory_layout_of_the_images_will_do() -> None:
+def test_images_may_have_any_memory_layout() -> None:
     model = network((8, 12))
     images = torch.randn(2, 1, 8, 12)
     wide = torch.randn(2, 1, 20, 12)
@@ -144,7 +118,7 @@ def test_any_memory_layout_of_the_images_will_do() -> None:
     torch.testing.assert_close(colour(images.contiguous(memory_format=torch.channels_last)), colour(images))
 
 
-def test_mean_pooling_leaves_out_the_registers() -> None:
+def test_mean_pooling_ignores_the_registers() -> None:
     model = network(pool="mean", num_registers=2)
     images = torch.randn(2, 1, 8, 8)
     hidden = model.encoder(model.embed(images)).hidden
@@ -174,8 +148,8 @@ def test_computing_the_class_token_alone_changes_nothing(num_registers: int) -> 
         partial(MultiHeadAttention, num_heads=4, num_kv_heads=2),
         partial(MultiHeadAttention, num_heads=4, num_kv_heads=1, norm=nn.LayerNorm),
         partial(MultiHeadAttention, num_heads=2, score_bias=ALiBi),
-        Distance,
-        partial(Distance, sharpness=3.0),
+        DistanceAttention,
+        partial(DistanceAttention, sharpness=3.0),
         DotProductAttention,
     ],
     ids=["rotary", "grouped", "multi-query", "bias", "own", "own-partial", "dot-product"],
@@ -204,7 +178,7 @@ def test_any_layer_fits() -> None:
 def test_stochastic_depth_rises_from_layer_to_layer() -> None:
     model = network(depth=3, drop_path=0.5)
     rates = [module.rate for module in model.encoder.modules() if isinstance(module, DropPath)]
-    assert rates == [0.25, 0.25, 0.5, 0.5]  # two a layer, none in the first
+    assert rates == [0.25, 0.25, 0.5, 0.5]  # two per layer, none in the first
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(model(images), model(images))
     model.train()
@@ -245,7 +219,7 @@ def test_the_default_attention_has_heads_of_64_features() -> None:
 
 
 def test_it_starts_as_the_authors_code_does() -> None:
-    """Linear maps from Xavier's uniform, no biases; tokens, positions and the head from normals of width 0.02."""
+    """Xavier's uniform for linear layers, zero biases; normals of width 0.02 for tokens, positions and the head."""
     model = VisionTransformer(1000, 32, dim=192, depth=1, num_registers=8)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -275,15 +249,15 @@ def test_sizes_that_do_not_fit(
         network(image_size, patch_size)
 
 
-def test_images_that_do_not_fit_are_refused_when_they_come() -> None:
+def test_images_that_do_not_fit_are_refused() -> None:
     model = network(8)
     with pytest.raises(ValueError, match="image height 2 is smaller than a patch of 4"):
         model(torch.randn(1, 1, 2, 8))
     with pytest.raises(ValueError, match="patch width 4 does not divide image width 10"):
         model(torch.randn(1, 1, 8, 10))
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 1, H, W\), got \(1, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images .*got \(1, 3, 8, 8\)"):
         model(torch.randn(1, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 1, H, W\), got \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images .*got \(1, 8, 8\)"):
         model(torch.randn(1, 8, 8))
 
 
@@ -294,82 +268,13 @@ def test_a_size_that_fits_is_accepted() -> None:
 
 
 def test_an_unknown_pool() -> None:
-    with pytest.raises(ValueError, match="pool must be one of token, mean, got 'max'"):
+    with pytest.raises(ValueError, match=r"pool .*got 'max'"):
         network(pool="max")
 
 
 def test_an_attention_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"context has 8 features.*dim=16"):
-        network(attention=lambda query_dim, key_dim: Distance(query_dim, 8))
-
-
-# What a classifier adds.
-
-
-def rollout_by_loops(maps: tuple[Tensor, ...]) -> Tensor:
-    """Abnar and Zuidema's, in float64."""
-    batch, length = maps[0].size(0), maps[0].size(-1)
-    result = torch.eye(length, dtype=torch.float64).repeat(batch, 1, 1)
-    for layer in maps:
-        heads = layer.double().mean(dim=1) if layer.ndim == 4 else layer.double()
-        result = (0.5 * torch.eye(length, dtype=torch.float64) + 0.5 * heads) @ result
-    return result
-
-
-@pytest.mark.parametrize(("pool", "prefix"), [("token", 3), ("mean", 2)])
-def test_attention_maps_of_a_classifier(make_classifier: MakeClassifier, pool: Pool, prefix: int) -> None:
-    made = partial(VisionTransformer, patches=4, dim=16, depth=3, attention=HEADS, pool=pool, num_registers=2)
-    model = make_classifier(made, transform=ImageTransform((8, 12), channels=1))
-    randomised(model.network)
-    images = [torch.rand(1, 20, 30), torch.rand(3, 9, 9)]
-    maps = model.attention_maps(images)
-    assert [layer.shape for layer in maps.layers] == [(2, 2, prefix + 6, prefix + 6)] * 3
-    for layer in maps.layers:
-        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(layer.shape[:-1]))
-    rollout = rollout_by_loops(maps.layers)
-    seen = rollout[:, 0, prefix:] if pool == "token" else rollout[:, prefix:, prefix:].mean(dim=1)
-    seen = (seen / seen.sum(dim=1, keepdim=True)).view(2, 2, 3)
-    torch.testing.assert_close(maps.rollout.double(), seen, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(maps.rollout.sum(dim=(1, 2)), torch.ones(2))
-    # A batch that is transformed already is the same images.
-    again = model.attention_maps(model.prepare(images))
-    assert torch.equal(again.rollout, maps.rollout)
-
-
-def test_attention_maps_find_the_only_patch_that_is_looked_at(make_classifier: MakeClassifier) -> None:
-    """A key lies at the query of the class token where its patch is bright, and far away from it elsewhere."""
-    model = make_classifier(partial(VisionTransformer, patches=4, dim=4, depth=1, attention=Distance))
-    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    layer = "network.encoder.layers.0"
-    state["network.patches.proj.weight"] += torch.tensor([[1.0], [-1.0], [0.0], [0.0]])
-    state[f"{layer}.attention_norm.weight"] += 1.0
-    state[f"{layer}.attention.key_map.weight"][:, 0] = -10.0
-    state[f"{layer}.attention.key_map.bias"] += 14.0
-    model.load_state_dict(state)
-    image = -torch.ones(1, 1, 16, 24)
-    image[0, 0, 8:12, 16:20] = 1.0
-    rollout = model.attention_maps(image).rollout[0]
-    assert rollout.shape == (4, 6)
-    assert rollout.argmax().item() == 2 * 6 + 4
-
-
-def test_a_plot_has_each_image_and_its_overlay_under_the_likeliest_class(make_classifier: MakeClassifier) -> None:
-    model = make_classifier(class_names=["ant", "bee", "cow"])
-    randomised(model.network)
-    images = [torch.rand(1, 8, 8), torch.rand(1, 8, 8)]
-    figure = model.plot(images)
-    assert len(figure.axes) == 4
-    for row, [best] in enumerate(model.classify(images, top=1)):
-        assert figure.axes[2 * row].get_title() == f"{best.label} {best.probability:.0%}"
-        assert [len(axis.images) for axis in figure.axes[2 * row : 2 * row + 2]] == [1, 2]
-
-
-def test_the_images_of_a_plot_look_as_they_did(make_classifier: MakeClassifier) -> None:
-    model = make_classifier(transform=ImageTransform(8, channels=3, mean=(0.1, 0.2, 0.3), std=0.7))
-    image = torch.rand(3, 8, 8)
-    shown = model.plot([image]).axes[0].images[0].get_array()
-    assert shown is not None
-    torch.testing.assert_close(torch.tensor(shown), image.permute(1, 2, 0), atol=1e-5, rtol=0)
+        network(attention=lambda query_dim, key_dim: DistanceAttention(query_dim, 8))
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
@@ -402,7 +307,7 @@ def test_it_exports_with_any_batch_size_while_gradients_are_off(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("pool", ["token", "mean"])
-def test_a_large_batch_is_evaluated_in_parts_that_say_the_same(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+def test_a_large_batch_is_evaluated_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
     monkeypatch.setattr(lightning_modules.backbones.vit, "CPU_TOKENS", 8)  # two images of four patches
     model = network(pool=pool)
     sizes: list[int] = []
@@ -416,7 +321,7 @@ def test_a_large_batch_is_evaluated_in_parts_that_say_the_same(monkeypatch: pyte
     assert sizes == [5, *[2, 2, 1, 0] * 2]
     with torch.no_grad():
         model.train()(images)
-    assert sizes[-1] == 5  # where noise or a norm over the batch would see the parts
+    assert sizes[-1] == 5  # in training noise or a norm over the batch would depend on the parts
 
 
 def test_bf16_autocast_is_close() -> None:
@@ -429,27 +334,10 @@ def test_bf16_autocast_is_close() -> None:
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_the_same_weights_in_float64_say_the_same() -> None:
+def test_the_same_weights_in_float64_give_the_same_logits() -> None:
     model = network()
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(model.double()(images.double()).float(), model.float()(images), atol=1e-4, rtol=1e-4)
-
-
-def test_a_vit_learns(make_classifier: MakeClassifier) -> None:
-    """Which half of the image is bright."""
-    made = partial(VisionTransformer, patches=4, dim=16, depth=1, attention=HEADS)
-    model: ViTClassifier = make_classifier(made, num_classes=2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    labels = torch.arange(32) % 2
-    images = torch.zeros(32, 1, 8, 8)
-    images[labels == 0, :, :, :4] = 1.0
-    images[labels == 1, :, :, 4:] = 1.0
-    images += 0.1 * torch.randn_like(images)
-    for _ in range(30):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert (model.predict(images).argmax(dim=1) == labels).all()
 
 
 def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +351,7 @@ def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: p
     torch.testing.assert_close(together, network(images).detach())
 
 
-def test_fixed_positions_stand_where_learned_ones_do() -> None:
+def test_fixed_positions_replace_learned_ones() -> None:
     network = VisionTransformer(3, 8, 1, patches=4, dim=8, depth=1, position=SinCosPosition2d)
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
     assert not list(network.position.parameters())

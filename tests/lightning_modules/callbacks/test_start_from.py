@@ -1,7 +1,8 @@
-"""A training that begins where another one ended: its weights, and nothing else of it."""
+"""A training that starts from the weights of a checkpoint, and from nothing else of it."""
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ CRITICAL = ("--model.objective", "SelfCritical", "--model.objective.samples", "2
 SLOWLY = ("--model.optimizer.init_args.lr", "1e-9")
 
 
-def test_another_aim_and_rate_from_the_same_weights(
+def test_another_objective_and_rate_from_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,21 +47,21 @@ def test_another_aim_and_rate_from_the_same_weights(
         torch.testing.assert_close(second.cli.model.get_parameter(name), value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_a_checkpoint_that_goes_on_says_what_it_overrules(
+def test_resuming_a_checkpoint_logs_the_arguments_that_it_overrules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_command("fit", *WORDS, *LIKELY).cli is not None
     [checkpoint] = tmp_path.glob("runs/captioner_digits/version_0/checkpoints/[0-9]*.ckpt")
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-        for words, told in ((LIKELY, False), (CRITICAL, True)):
+        for words, overruled in ((LIKELY, False), (CRITICAL, True)):
             caplog.clear()
             ran = run_command("fit", *WORDS, *words, "--ckpt_path", checkpoint, "--trainer.max_epochs", "2")
             assert ran.cli is not None, ran.err
-            assert ("ckpt_path: the checkpoint's own objective counts" in caplog.text) is told, caplog.text
+            assert (re.search(r"ckpt_path: .*objective", caplog.text) is not None) is overruled, caplog.text
 
 
-def test_a_run_that_goes_on_has_its_own_weights(
+def test_a_resumed_run_has_its_own_weights(
     tmp_path: Path,
     make_classifier: MakeClassifier,
     make_loader: MakeLoader,
@@ -88,11 +89,11 @@ def test_refuses_another_network_or_other_classes(
     trained: Trained, make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
 ) -> None:
     trainer = make_trainer(callbacks=[StartFrom(trained.checkpoint)])
-    with pytest.raises(ValueError, match="was trained with another class_names than this run has"):
+    with pytest.raises(ValueError, match=r"checkpoint=.*class_names"):
         trainer.fit(make_classifier(), make_loader())
     digits = trained.model.class_names
     same = ViTClassifier(10, ImageTransform(8, channels=1), partial(VisionTransformer, patches=4), class_names=digits)
-    with pytest.raises(ValueError, match="holds another network than this run trains: "):
+    with pytest.raises(ValueError, match=r"checkpoint=.*network"):
         trainer.fit(same, make_loader())
-    with pytest.raises(ValueError, match="StartFrom needs a System, got LightningModule"):
+    with pytest.raises(ValueError, match=r"StartFrom .* got LightningModule"):
         StartFrom(trained.checkpoint).setup(trainer, LightningModule(), "fit")

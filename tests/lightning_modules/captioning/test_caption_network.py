@@ -22,5 +22,5 @@ def test_each_place_is_normed_mapped_and_told_where_it_is() -> None:
 
 
 def test_a_wrong_share_of_dropout_is_named() -> None:
-    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"dropout .*got 1.0"):
         GridEmbedding(6, 8, (2, 3), dropout=1.0)

@@ -117,7 +117,7 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: M
         system.caption([cut])
     with pytest.raises(FileNotFoundError, match="there is no such image file"):
         system.caption([tmp_path / "none.jpg"])
-    with pytest.raises(TypeError, match="images must be a list of images, got one Image"):
+    with pytest.raises(TypeError, match=r"images .*got one Image"):
         system.caption(Image.new("RGB", (9, 9)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got one generator"):
         system.caption(name for name in ("cat.jpg",))  # type: ignore[arg-type]
@@ -128,9 +128,9 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: M
         system.caption(torch.zeros(0, 3, 16, 24))
     with pytest.raises(ValueError, match="images is empty"):
         system.caption([])
-    with pytest.raises(TypeError, match="images must be a list of images, got one str"):
+    with pytest.raises(TypeError, match=r"images .*got one str"):
         system.caption("cat.jpg")
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size .*got 0"):
         system.caption([torch.rand(3, 9, 9)], batch_size=0)
 
 
@@ -191,5 +191,5 @@ def test_the_backbone_learns_at_a_rate_of_its_own(every_captioner: str, make_cap
 
 
 def test_a_length_below_one_is_named(make_captioner: MakeCaptioner) -> None:
-    with pytest.raises(ValueError, match="max_length must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"max_length .*got 0"):
         make_captioner("show-and-tell", max_length=0)

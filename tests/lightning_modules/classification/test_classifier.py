@@ -280,7 +280,7 @@ def test_top_says_how_many_guesses(top: int, count: int) -> None:
 
 @pytest.mark.parametrize("top", [0, -1])
 def test_top_must_be_positive(top: int) -> None:
-    with pytest.raises(ValueError, match=f"top must be 1 or more, got {top}"):
+    with pytest.raises(ValueError, match=rf"top .*got {top}"):
         classifier().classify([torch.rand(1, 8, 8)], top=top)
 
 
@@ -289,7 +289,7 @@ def test_what_is_no_list_of_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images is empty; pass at least one"):
         model.classify([])
     for alone in ("image.png", tmp_path, Image.new("L", (8, 8)), np.zeros((8, 8), dtype=np.uint8)):
-        with pytest.raises(TypeError, match=r"images must be a list of images, got one .*; put it in a list"):
+        with pytest.raises(TypeError, match=r"images .*got one .*; put it in a list"):
             model.classify(alone)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
         model.classify([tmp_path / "nothing.png"])
@@ -326,7 +326,7 @@ def test_class_names() -> None:
 
 @pytest.mark.parametrize("num_classes", [1, 0, -2])
 def test_there_must_be_two_classes(num_classes: int) -> None:
-    with pytest.raises(ValueError, match=f"num_classes must be 2 or more, got {num_classes}"):
+    with pytest.raises(ValueError, match=rf"num_classes .*got {num_classes}"):
         classifier(num_classes=num_classes)
 
 

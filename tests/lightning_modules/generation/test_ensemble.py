@@ -99,7 +99,7 @@ def test_members_of_half_precision_are_averaged_in_float32() -> None:
 def test_members_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="decoders is empty"):
         Ensemble([])
-    with pytest.raises(ValueError, match="memory .* 2, .*got 3"):
+    with pytest.raises(ValueError, match=r"memory .* 2, .*got 3"):
         write(Ensemble([Summing(), Summing()]), tables(3))
     with pytest.raises(ValueError, match=r"logits .*got \[6, 7\]"):
         write(Ensemble([Summing(), Summing()]), [*tables(1), *tables(1, vocabulary=7)])

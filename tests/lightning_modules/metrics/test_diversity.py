@@ -28,7 +28,7 @@ def test_distinct_words() -> None:
 
 
 def test_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="order must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"order .*got 0"):
         DistinctNGrams(0)
-    with pytest.raises(ValueError, match="vocabulary_size must be 1 or more, got 0; None counts the words instead"):
+    with pytest.raises(ValueError, match=r"vocabulary_size .*got 0; None counts the words instead"):
         VocabularyUse(0)

@@ -203,7 +203,7 @@ def test_noam_is_highest_when_the_warm_up_ends() -> None:
 
 @pytest.mark.parametrize("name", ["dim", "warmup_steps"])
 def test_noam_needs_positive_numbers(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=rf"{name} .*got 0"):
         Noam(optimizer(1.0), **{"dim": 4, "warmup_steps": 4, name: 0})
 
 

@@ -392,7 +392,7 @@ def test_a_failed_load_leaves_nothing_behind(save: Save, make_classifier: MakeCl
 
 @pytest.mark.parametrize("layer_decay", [0.0, -0.5, 1.5])
 def test_layer_decay_out_of_range(layer_decay: float, make_classifier: MakeClassifier) -> None:
-    with pytest.raises(ValueError, match=rf"layer_decay must lie in \(0, 1\], got {layer_decay}"):
+    with pytest.raises(ValueError, match=rf"layer_decay .*got {layer_decay}"):
         make_classifier(layer_decay=layer_decay)
 
 

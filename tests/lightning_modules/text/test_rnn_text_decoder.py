@@ -363,15 +363,15 @@ def test_dropout_between_layers_is_there_at_one_place_too() -> None:
 
 @pytest.mark.parametrize("name", ["embedding_dim", "hidden_dim", "depth"])
 def test_sizes_must_be_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=rf"{name} .*got 0"):
         RNNSizes(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_an_unknown_cell_and_a_wrong_dropout_are_named() -> None:
-    with pytest.raises(ValueError, match="cell must be one of rnn, gru, lstm, got 'elman'"):
+    with pytest.raises(ValueError, match=r"cell .*got 'elman'"):
         RNNSizes(cell="elman")  # type: ignore[arg-type]
     for dropout in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=rf"dropout must lie in \[0, 1\), got {dropout}"):
+        with pytest.raises(ValueError, match=rf"dropout .*got {dropout}"):
             RNNSizes(dropout=dropout)
 
 

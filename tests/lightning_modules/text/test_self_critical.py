@@ -132,7 +132,7 @@ def test_too_few_samples_and_an_unknown_baseline_are_refused() -> None:
         SelfCritical(samples=0, baseline="greedy")
     with pytest.raises(ValueError, match="2 or more for the baseline 'others'; got samples=1 and baseline='others'"):
         SelfCritical(samples=1)
-    with pytest.raises(ValueError, match="baseline must be 'others' or 'greedy', got 'best'"):
+    with pytest.raises(ValueError, match=r"baseline .*got 'best'"):
         SelfCritical(baseline=cast(Any, "best"))
 
 

@@ -26,7 +26,7 @@ def test_a_vector_times_the_root_of_its_size_has_a_variance_of_one() -> None:
     assert table.weight.shape == (500, 64)
     assert (table.weight * 64**0.5).var().item() == pytest.approx(1.0, abs=0.05)
     assert table.weight.mean().abs() < 0.01
-    with pytest.raises(ValueError, match="vocab_size must be 2 or more, got 1"):
+    with pytest.raises(ValueError, match=r"vocab_size .*got 1"):
         embedding(1, 4)
 
 

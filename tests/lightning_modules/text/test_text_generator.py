@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from datamodules import TextBatch
 from lightning_modules import BeamSearch, Likelihood, Seq2Seq, TextGenerator, TransformerSeq2Seq
-from lightning_modules.metrics.text_scores import TextScores
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import (
@@ -148,18 +147,6 @@ def test_a_second_loop_starts_anew(
     alone = trainer.validate(system, other, verbose=False)
     first = trainer.validate(system, one, verbose=False)
     assert trainer.validate(system, other, verbose=False) == alone != first
-
-
-def test_what_is_not_finite_is_not_logged_and_nothing_seen_is_no_error(make_translator: MakeTranslator) -> None:
-    scores = TextScores(make_translator().text_metrics())
-    scores.loss.update(torch.tensor([1000.0]))
-    scores.accuracy.update(torch.tensor([0.0]))
-    scores.update(["a"], [["b"]])
-    found = scores.compute()
-    assert found["loss"] == 1000
-    assert found["perplexity"].isinf()
-    assert found["bleu"] == 0
-    assert tuple(found) == NAMES
 
 
 def test_the_signatures_are_said_after_a_test(

@@ -242,7 +242,7 @@ def test_dropout_is_for_training_only() -> None:
     assert not torch.equal(decoder(tokens, memory), decoder(tokens, memory))
     decoder.eval()
     assert torch.equal(decoder(tokens, memory), decoder(tokens, memory))
-    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"dropout .*got 1.0"):
         TransformerTextDecoder(V, dim=D, depth=1, layer=LAYER, dropout=1.0)
 
 

@@ -152,7 +152,7 @@ def test_what_is_no_marian_model_is_refused(marian: Marian) -> None:
     )
     with pytest.raises(ValueError, match="must be a Marian model, got a BartForConditionalGeneration"):
         TransformerSeq2Seq.from_marian(other, marian.tokenizer)
-    with pytest.raises(ValueError, match="tokenizer must be the model's MarianTokenizer, got None"):
+    with pytest.raises(ValueError, match=r"tokenizer .*got None"):
         TransformerSeq2Seq.from_marian(marian.model)
     config = transformers.MarianConfig(
         vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, pad_token_id=19, decoder_start_token_id=19

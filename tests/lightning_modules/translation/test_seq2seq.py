@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_modules import BeamSearch, Sampling, Seq2Seq, Seq2SeqNetwork, System
+from lightning_modules import BeamSearch, Sampling, Seq2Seq, System
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeTextBatch, MakeTrainer, MakeTranslator
@@ -78,9 +78,9 @@ def test_the_mode_is_restored_and_dropout_is_off_meanwhile(
 
 def test_wrong_arguments_are_named(make_writer: MakeTranslator) -> None:
     system = make_writer("luong")
-    with pytest.raises(TypeError, match="texts must be a list of sentences, got one str; put it in a list"):
+    with pytest.raises(TypeError, match=r"texts .*got one str; put it in a list"):
         system.translate("ein Vogel")
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size .*got 0"):
         system.translate(["ein Vogel"], batch_size=0)
     assert system.translate([]) == []
 
@@ -156,8 +156,3 @@ def test_a_checkpoint_alone_translates_alike(
         assert loaded.source_tokenizer == system.source_tokenizer
         assert loaded.target_tokenizer == system.target_tokenizer
         assert loaded.translate(sentences) == system.translate(sentences)
-
-
-def test_a_network_must_read() -> None:
-    with pytest.raises(NotImplementedError, match=r"Seq2SeqNetwork must define encode\(source, lengths\)"):
-        Seq2SeqNetwork().encode(torch.zeros(1, 1, dtype=torch.long), torch.ones(1))
