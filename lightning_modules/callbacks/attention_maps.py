@@ -1,4 +1,4 @@
-"""Callbacks: attention maps and translations into the logger, the loss curve as a picture, a frozen backbone."""
+"""Logging of attention maps during training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from lightning_modules.plots.figures import NoAttentionError, log_figure
 
 
 def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor) -> Figure:
-    """What a system's attention looks at, by its own ``plot(images)``.
+    """Figure of a system's attention, from its ``plot(images)``.
+
+    Args:
+        system: has a method ``plot``.
+        images: B images, or texts for a translator.
 
     Raises:
-        ValueError: the system has no such method.
+        ValueError: the system has no method ``plot``.
+        NoAttentionError: the system has no attention.
     """
     plot = getattr(system, "plot", None)
     if not callable(plot):
@@ -29,16 +34,16 @@ def draw_attention(system: LightningModule, images: Sequence[RawImage] | Tensor)
 
 
 class AttentionMapLogger(Callback):
-    """Logs what the attention looks at in a few validation images, after every so many epochs.
+    """Logs attention maps of a few validation images or sentences every few epochs.
 
-    Works with any system that has ``plot(images)``; of one without attention it draws nothing, and says so.
+    Works with any system that has ``plot(images)``; for one without attention it prints a note instead.
 
     Args:
-        num_images: how many images.
-        every_n_epochs: after how many epochs each.
+        num_images: number of images or sentences.
+        every_n_epochs: number of epochs between two figures.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number is less than 1.
     """
 
     def __init__(self, num_images: int = 4, every_n_epochs: int = 1) -> None:
@@ -57,9 +62,9 @@ class AttentionMapLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws the first images, or sentences, of the first batch."""
+        """Logs a figure of the first images, or sentences, of the first batch."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        # By every process: under FSDP a forward pass needs them all.
+        # In every process, since under FSDP a forward pass needs all of them.
         if batch_idx == 0 and due and not trainer.sanity_checking:
             inputs = batch.source_texts if isinstance(batch, TextBatch) else batch[0]
             try:

@@ -1,4 +1,4 @@
-"""A backbone that is frozen for some epochs, or for good."""
+"""Freezing of the backbone for some epochs, or throughout training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lightning_modules.system.system import System
 
 
 class FreezeBackbone(Callback):
-    """Trains the head alone for some epochs, then everything.
+    """Freezes the backbone for some epochs, so that only the head is trained, then trains everything.
 
-    What a system's ``layers()`` names stands still, with its running means and its dropout, until then; what it does
-    not name, the head and newly inserted attention, learns. Several devices want
-    ``--trainer.strategy ddp_find_unused_parameters_true``, unless it stands still for good.
+    The modules of the system's :meth:`System.layers` are frozen and in evaluation mode (no dropout,
+    constant running statistics); all others, such as the head and newly inserted attention, are trained. Training on
+    several devices needs ``--trainer.strategy ddp_find_unused_parameters_true`` unless ``epochs`` is -1.
 
     Args:
-        epochs: for how many epochs; -1 for good.
+        epochs: number of epochs for which the backbone is frozen; -1 for all.
 
     Raises:
-        ValueError: fewer than -1; or, once the training starts, the system names no layers.
+        ValueError: ``epochs`` is less than -1; or, when training starts, the system has no layers.
 
     Example:
         >>> FreezeBackbone(epochs=2).epochs
@@ -34,26 +34,34 @@ class FreezeBackbone(Callback):
         self.epochs = epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Freezes for good what shall be, before several devices agree on what they train."""
+        """With ``epochs=-1``, freezes before DDP collects the parameters to synchronise."""
         if stage == "fit" and self.epochs == -1:
             for layer in _backbone(pl_module):
                 layer.requires_grad_(False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freezes, or thaws when the time has come; Lightning has put everything into training mode before."""
+        """Freezes or unfreezes the backbone; Lightning has put every module into training mode before."""
         frozen = self.epochs == -1 or trainer.current_epoch < self.epochs
         for layer in _backbone(pl_module):
             layer.requires_grad_(not frozen)
             layer.train(not frozen)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Thaws: what is trained next may be everything."""
+        """Unfreezes the backbone for any training that follows."""
         for layer in _backbone(pl_module):
             layer.requires_grad_(True)
 
 
 def _backbone(system: LightningModule) -> Sequence[nn.Module]:
+    """The layers of a system.
+
+    Raises:
+        ValueError: it has none.
+    """
     layers = system.layers() if isinstance(system, System) else []
     if not layers:
-        raise ValueError(f"{type(system).__name__} names no layers(), so it has no backbone to freeze")
+        raise ValueError(
+            f"{type(system).__name__} defines no layers(), so it has no backbone to freeze; define layers() or leave "
+            "FreezeBackbone out"
+        )
     return layers

@@ -1,4 +1,4 @@
-"""The loss curve as a picture."""
+"""Plot of the training and validation loss."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 
 class LossCurve(Callback):
-    """Writes ``loss_curve.png``, training and validation loss by epoch, when the training ends.
+    """Saves ``loss_curve.png``, the training and validation loss by epoch, when training ends.
 
     Attributes:
-        path: the picture, once it is written.
+        path: the file, once it is saved.
     """
 
     def __init__(self) -> None:
@@ -20,15 +20,15 @@ class LossCurve(Callback):
         self._losses: dict[str, list[tuple[int, float]]] = {"train/loss_epoch": [], "val/loss": []}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the epoch's losses."""
+        """Records the losses of the epoch."""
         for name, points in self._losses.items():
             if name in trainer.callback_metrics:
                 points.append((trainer.current_epoch, float(trainer.callback_metrics[name])))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the picture into the logger's folder, or the trainer's where there is no logger."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked by every process: the first tells the others
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):  # which leaves no files
+        """Saves the plot in the logger's folder, or without a logger in the trainer's."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # collective: called in every process
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):  # a fast_dev_run leaves no files
             return
         figure = Figure(figsize=(6, 4), layout="constrained")
         axis = figure.subplots()

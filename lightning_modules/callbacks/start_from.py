@@ -1,4 +1,4 @@
-"""A training that begins where another one ended, with another aim, rate or schedule."""
+"""Start of a training from the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.system.system import System, read_checkpoint
 
-# What the numbers of a network's inputs and outputs mean.
-_MEANINGS = ("source_tokenizer", "target_tokenizer", "class_names")
+# Arguments that define the meaning of a network's input and output ids.
+_ID_MEANINGS = ("source_tokenizer", "target_tokenizer", "class_names")
 
 
 class StartFrom(Callback):
-    """Starts from the weights of a checkpoint, and from these alone.
+    """Starts training from the weights of a checkpoint, and from nothing else of it.
 
-    Objective, optimiser, rate and schedule are those of the new run, and its epochs count from 0; ``--ckpt_path`` goes
-    on with those of the old one. A run that is itself resumed has its own weights, which are loaded later.
+    Objective, optimiser, learning rate and schedule are those of the new run, whose epochs count from 0, whereas
+    ``--ckpt_path`` resumes the old run. A resumed run keeps its own weights, which are loaded later.
 
     Args:
-        checkpoint: a file that training wrote.
+        checkpoint: checkpoint file (.ckpt).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of a system; or, once training starts, its network is another one, or its
-            tokenizers or classes are.
+        ValueError: the file is not a checkpoint of a system; or, when training starts, its network, tokenizers or
+            classes differ from those of the run.
 
     Example:
         >>> StartFrom("likely.ckpt")
@@ -44,15 +44,15 @@ class StartFrom(Callback):
         if not isinstance(pl_module, System):
             raise ValueError(f"StartFrom needs a System, got {type(pl_module).__name__}")
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        for name in _MEANINGS:
+        for name in _ID_MEANINGS:
             if saved["hyper_parameters"].get(name) != pl_module.hparams.get(name):
                 raise ValueError(
                     f"checkpoint={str(self.checkpoint)!r} was trained with another {name} than this run has, so its "
-                    "numbers mean something else; train on the same data"
+                    "token or class ids mean something else; train on the same data"
                 )
         try:
             pl_module.load_state_dict(saved["state_dict"])
         except RuntimeError as error:
             raise ValueError(
-                f"checkpoint={str(self.checkpoint)!r} holds another network than this run trains: {error}"
+                f"checkpoint={str(self.checkpoint)!r} holds a network that differs from this run's: {error}"
             ) from error

@@ -1,1 +1,1 @@
-"""Figures and what they show."""
+"""Figures, and the attention maps that they show."""

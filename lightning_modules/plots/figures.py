@@ -1,4 +1,4 @@
-"""Figures: where they go in training, and a picture with a map laid over it."""
+"""Figures of attention, and logging of figures and text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor
 
 
 class NoAttentionError(ValueError):
-    """There is nothing to draw: a system has no attention."""
+    """Raised when a system has no attention to draw."""
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
-    """Gives a figure to every logger: TensorBoard and W&B show it, beside any other it is saved as a PNG.
+    """Logs a figure to every logger of a trainer; for loggers other than TensorBoard and W&B it is saved as a PNG.
 
     Args:
-        trainer: whose loggers.
-        name: such as "test/confusion_matrix"; the file is named after it, with the step.
-        figure: what to log.
+        trainer: owns the loggers.
+        name: such as "test/confusion_matrix"; the file is named after it and the step.
+        figure: the figure.
 
     Returns:
-        The file, where one was written.
+        The PNG file, or ``None`` if none was saved.
     """
-    written = None
+    path = None
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -37,19 +37,19 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path | None:
             elif isinstance(logger, WandbLogger):
                 logger.log_image(name, [figure])
             elif logger.log_dir is not None:
-                written = Path(logger.log_dir) / "figures" / f"{name.replace('/', '_')}-{trainer.global_step}.png"
-                written.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(written)
-    return written
+                path = Path(logger.log_dir) / "figures" / f"{name.replace('/', '_')}-{trainer.global_step}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(path)
+    return path
 
 
 def log_text(trainer: Trainer, name: str, text: str) -> None:
-    """Gives Markdown to every logger: TensorBoard shows it, beside any other it is added to a file.
+    """Logs Markdown to every logger of a trainer; for loggers other than TensorBoard it is appended to a file.
 
     Args:
-        trainer: whose loggers.
+        trainer: owns the loggers.
         name: such as "translations"; the file is named after it.
-        text: what to log.
+        text: Markdown.
     """
     if trainer.is_global_zero:
         for logger in trainer.loggers:
@@ -63,12 +63,12 @@ def log_text(trainer: Trainer, name: str, text: str) -> None:
 
 
 def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Figure:
-    """Draws each image beside the same image with a map over it.
+    """Draws each image, and next to it the image overlaid with its attention map.
 
     Args:
-        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
-        maps: (B, rows, columns), not negative; stretched to the images' size.
-        titles: one an image.
+        images: (B, C, H, W), values in [0, 1], C of 1 or 3.
+        maps: attention maps, (B, rows, columns), not negative; resized to the images' size.
+        titles: one per image; defaults to none.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def overlay(images: Tensor, maps: Tensor, titles: list[str] | None = None) -> Fi
 
 
 def _show(axis: Axes, image: Tensor, title: str) -> None:
-    """An image, (C, H, W), without numbers at its sides."""
+    """Draws an image, (C, H, W), without axes."""
     picture = image.float().cpu().permute(1, 2, 0)
     picture = picture.expand(-1, -1, 3) if picture.size(2) == 1 else picture
     axis.imshow(picture.clamp(0, 1).numpy())
@@ -95,26 +95,27 @@ def _show(axis: Axes, image: Tensor, title: str) -> None:
 
 
 def _lay_over(axis: Axes, image: Tensor, heat: Tensor) -> None:
-    """A map, (rows, columns), not negative, stretched over an image of another size; black is nothing."""
+    """Draws a map, (rows, columns), not negative, over an image; black is 0."""
     height, width = image.shape[-2:]
     axis.imshow(
         heat.float().cpu().numpy(),
         cmap=matplotlib.colormaps["inferno"],
-        vmin=0.0,  # or what is even would look as uneven as any
+        vmin=0.0,  # so that a uniform map looks uniform
         alpha=0.6,
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="bilinear",
     )
 
 
-def gates(images: Tensor, found: Mapping[str, Tensor], titles: Sequence[str]) -> Figure:
-    """Draws each image, and beside it every gate: of places as a map over it, of channels as bars.
+def gates(images: Tensor, by_name: Mapping[str, Tensor], titles: Sequence[str]) -> Figure:
+    """Draws each image, and next to it its gates: spatial gates over the image, channel gates as bars.
 
     Args:
-        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
-        found: gates by the name of their block: (B, channels, 1, 1), (B, 1, rows, columns), both in one, of which the
-            means are drawn, or with an axis of paths, of which the first is drawn.
-        titles: one an image.
+        images: (B, C, H, W), values in [0, 1], C of 1 or 3.
+        by_name: gates by the name of their block: of channels, (B, channels, 1, 1); spatial, (B, 1, rows, columns); or
+            both, (B, channels, rows, columns), drawn as the mean over channels. Of gates with an axis of paths,
+            (B, paths, channels, rows, columns), the first path is drawn.
+        titles: one per image.
 
     Example:
         >>> import torch
@@ -122,32 +123,32 @@ def gates(images: Tensor, found: Mapping[str, Tensor], titles: Sequence[str]) ->
         >>> len(figure.axes), figure.axes[1].get_title()
         (4, 'se')
     """
-    figure = Figure(figsize=(2.3 * (1 + len(found)), 2.5 * len(images)), layout="constrained")
-    axes = figure.subplots(len(images), 1 + len(found), squeeze=False)
+    figure = Figure(figsize=(2.3 * (1 + len(by_name)), 2.5 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), 1 + len(by_name), squeeze=False)
     for row, (image, title) in enumerate(zip(images, titles, strict=True)):
         _show(axes[row][0], image, title)
-        for column, (name, gate) in enumerate(found.items(), start=1):
-            axis, one = axes[row][column], gate[row].float().cpu()
-            if one.ndim == 4:
-                name, one = f"{name}, path 1 of {len(one)}", one[0]
-            if one.shape[1:] == (1, 1):
-                axis.bar(range(len(one)), one.flatten().numpy(), width=1.0)
-                axis.set_ylim(0.0, max(1.0, one.max().item()))
+        for column, (name, gate) in enumerate(by_name.items(), start=1):
+            axis, values = axes[row][column], gate[row].float().cpu()
+            if values.ndim == 4:
+                name, values = f"{name}, path 1 of {len(values)}", values[0]
+            if values.shape[1:] == (1, 1):
+                axis.bar(range(len(values)), values.flatten().numpy(), width=1.0)
+                axis.set_ylim(0.0, max(1.0, values.max().item()))
                 axis.set_title(name, fontsize="x-small")
             else:
-                heat = one.mean(0)
+                heat = values.mean(0)
                 _show(axis, image, f"{name}\n{heat.min():.2f} to {heat.max():.2f}")
                 _lay_over(axis, image, heat)
     return figure
 
 
 def alignment(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Figure:
-    """Draws for each sentence where each written token looked in the source, one picture below the other.
+    """Draws the cross-attention map of each sentence, one panel below the other.
 
     Args:
-        weights: for each sentence its map, (T_q, T_k).
-        sources: for each sentence its T_k tokens.
-        targets: for each sentence its T_q tokens.
+        weights: attention map of each sentence, (T_q, T_k).
+        sources: T_k source tokens of each sentence.
+        targets: T_q generated tokens of each sentence.
 
     Example:
         >>> import torch
@@ -162,23 +163,23 @@ def alignment(weights: Sequence[Tensor], sources: Sequence[Sequence[str]], targe
     rows = figure.subplots(len(weights), 1, squeeze=False, gridspec_kw={"height_ratios": [h for _, h in sizes]})[:, 0]
     for axis, heat, source, target in zip(rows, weights, sources, targets, strict=True):
         axis.imshow(heat.float().cpu().numpy(), cmap="Greys", vmin=0.0, vmax=1.0)
-        # A token with two dollars in it is no formula.
+        # Without parse_math=False, a token with two dollar signs would be set as a formula.
         axis.set_xticks(range(len(source)), source, rotation=60, ha="left", rotation_mode="anchor", parse_math=False)
         axis.set_yticks(range(len(target)), target, parse_math=False)
         axis.xaxis.tick_top()
     return figure
 
 
-PICTURES_A_LINE = 7
+PANELS_PER_ROW = 7
 
 
 def words_over_image(images: Tensor, maps: Sequence[Tensor], words: Sequence[Sequence[str]]) -> Figure:
-    """Draws each image by itself, then once a word, with what was looked at for that word lit up.
+    """Draws each image, followed by one panel per generated word with the word's attention map over the image.
 
     Args:
-        images: (B, C, H, W), values from 0 to 1, C of 1 or 3.
-        maps: for each image its maps, (T, rows, columns), not negative.
-        words: for each image its words; maps of more than these, such as of the end of sentence, are left out.
+        images: (B, C, H, W), values in [0, 1], C of 1 or 3.
+        maps: attention maps of each image, (T, rows, columns), not negative.
+        words: words of each image; maps beyond these, such as that of the end of the sentence, are not drawn.
 
     Example:
         >>> import torch
@@ -186,16 +187,16 @@ def words_over_image(images: Tensor, maps: Sequence[Tensor], words: Sequence[Seq
         >>> [axis.get_title() for axis in figure.axes if axis.images]
         ['', 'a', 'dog']
     """
-    lines = [-(-(1 + len(told)) // PICTURES_A_LINE) for told in words]
-    figure = Figure(figsize=(1.6 * PICTURES_A_LINE, 1.85 * sum(lines)), layout="constrained")
-    axes = figure.subplots(sum(lines), PICTURES_A_LINE, squeeze=False)
+    rows = [-(-(1 + len(caption)) // PANELS_PER_ROW) for caption in words]  # of panels, per image
+    figure = Figure(figsize=(1.6 * PANELS_PER_ROW, 1.85 * sum(rows)), layout="constrained")
+    axes = figure.subplots(sum(rows), PANELS_PER_ROW, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for image, told, heats, line in zip(images, words, maps, np.cumsum([0, *lines[:-1]]), strict=True):
-        places = axes[line:].flat
-        _show(next(places), image, "")
-        for word, heat in zip(told, heats, strict=False):
-            axis = next(places)
+    for image, caption, heats, row in zip(images, words, maps, np.cumsum([0, *rows[:-1]]), strict=True):
+        panels = axes[row:].flat
+        _show(next(panels), image, "")
+        for word, heat in zip(caption, heats, strict=False):
+            axis = next(panels)
             _show(axis, image, "")
             axis.set_title(word, fontsize="small", parse_math=False)
             _lay_over(axis, image, heat)

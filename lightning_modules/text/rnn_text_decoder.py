@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memory
 from attention_blocks.kernels import Linear, dropout, unrolled
 from lightning_modules.generation.decoder import DecodingState, StepOutput
-from lightning_modules.plots.rollout import mean_map
+from lightning_modules.plots.rollout import mean_over_heads
 from lightning_modules.text.recurrent_cells import recurrent_step
 from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
 
@@ -333,7 +333,7 @@ class _AttendingDecoder(RNNTextDecoder):
         context, weights = self.attention.attend_beams(
             query, cast(Memory, memory.attended), memory.mask, need_weights=need_weights, offset=offset
         )
-        return context, mean_map(weights)
+        return context, mean_over_heads(weights)
 
 
 class BahdanauDecoder(_AttendingDecoder):

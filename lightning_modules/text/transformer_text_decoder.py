@@ -17,7 +17,7 @@ from attention_blocks import (
 )
 from attention_blocks.kernels import dropout
 from lightning_modules.generation.decoder import DecodingState, StepOutput
-from lightning_modules.plots.rollout import mean_map
+from lightning_modules.plots.rollout import mean_over_heads
 from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_map
 
 # Hypotheses that a beam has dropped leave unused entries in the caches; they are dropped every so many steps.
@@ -176,7 +176,7 @@ class TransformerTextDecoder(TextDecoder):
         weights = None
         if output.cross_weights is not None:
             # No single layer stands for all: information read in the first is not read again in the last.
-            maps = [mean_map(layer) for layer in output.cross_weights]
+            maps = [mean_over_heads(layer) for layer in output.cross_weights]
             weights = torch.stack(maps).mean(dim=0)  # (B, K, T_k)
         caches = tuple(past if isinstance(past, Cache) else None for past in after)
         pasts = tuple(None if isinstance(past, Cache) else past for past in after)

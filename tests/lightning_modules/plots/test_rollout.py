@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules import attention_rollout
-from lightning_modules.plots.rollout import mean_map
+from lightning_modules.plots.rollout import mean_over_heads
 
 
 def random_maps(layers: int, batch: int, heads: int | None, length: int) -> list[Tensor]:
@@ -72,7 +72,7 @@ def test_a_share_out_of_range(residual: float) -> None:
 
 def test_a_map_of_heads_becomes_their_mean() -> None:
     heads = torch.rand(2, 4, 3, 5)
-    torch.testing.assert_close(mean_map(heads), sum(heads.unbind(1)) / 4)
-    assert mean_map(heads[:, 0]) is not None
-    assert torch.equal(heads[:, 0], mean_map(heads[:, 0]))
-    assert mean_map(None) is None
+    torch.testing.assert_close(mean_over_heads(heads), sum(heads.unbind(1)) / 4)
+    assert mean_over_heads(heads[:, 0]) is not None
+    assert torch.equal(heads[:, 0], mean_over_heads(heads[:, 0]))
+    assert mean_over_heads(None) is None
