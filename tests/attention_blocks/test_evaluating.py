@@ -5,7 +5,7 @@ from torch import nn
 from attention_blocks.evaluating import evaluating
 
 
-def test_evaluating_gives_each_part_its_mode_back() -> None:
+def test_evaluating_restores_the_mode_of_each_submodule() -> None:
     module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
     module[1].eval()
     with evaluating(module):

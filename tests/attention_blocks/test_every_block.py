@@ -39,7 +39,7 @@ B, T_Q, T_K, D = 2, 3, 5, 16
 
 
 class KernelAttention(Attention):
-    """A user's own block, written as the docstring of Attention says: exp(-|q - k|²), normalised."""
+    """A user's own block, as described in the docstring of Attention: exp(-|q - k|²), normalised."""
 
     def __init__(self, query_dim: int, key_dim: int | None = None) -> None:
         super().__init__(query_dim, key_dim)
@@ -65,16 +65,16 @@ class KernelAttention(Attention):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to build a block, and what cannot be asked of it.
+    """One way to build a block, and its limitations.
 
     Attributes:
-        name: stands in the test's id; a class is tested with its defaults unless a variant has its very name.
+        name: part of the test id; a class is tested with its defaults unless a variant has the same name.
         make: called as ``make(query_dim, key_dim)``.
-        ordered_keys: the place of a key in the sequence matters.
-        ordered_queries: the place of a query in the sequence matters.
-        normalised: rows of the map sum to 1.
-        same_size: queries and keys must have one size.
-        traced: compiled and exported too, which takes its time; not where another variant has the same operations.
+        ordered_keys: the position of a key in the sequence matters.
+        ordered_queries: the position of a query in the sequence matters.
+        normalised: rows of the attention map sum to 1.
+        same_size: queries and keys must have the same size.
+        traced: also compile and export it, which is slow; False if another variant has the same operations.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Variant:
     traced: bool = True
 
     def build(self, dtype: torch.dtype = torch.float64) -> Attention:
-        """The block in eval mode, every parameter drawn, so that no zero bias hides a fault."""
+        """The block in eval mode, every parameter random, so that no zero bias hides an error."""
         block = self.make(D, D).to(dtype).eval()
         with torch.no_grad():
             for parameter in block.parameters():
@@ -165,7 +165,7 @@ def _sequences(
 
 
 def _mask() -> Tensor:
-    """(B, T_q, T_k): a query of the first row may attend to nothing, nor may anybody to the second row's last key."""
+    """(B, T_q, T_k), with a query of the first row without keys, and a key of the second row without queries."""
     mask = torch.tensor(
         [[[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 1, 1, 0]], [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 1, 1, 1, 0]]]
     )
@@ -212,14 +212,14 @@ def test_shapes_are_known_without_data(variant: Variant, need_weights: bool) -> 
 
 
 @every_variant
-def test_keys_serve_as_values(variant: Variant) -> None:
+def test_values_default_to_the_keys(variant: Variant) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     torch.testing.assert_close(block(query, key).context, block(query, key, key).context)
     assert not torch.allclose(block(query, key).context, block(query, key, value).context)
 
 
 @every_variant
-def test_unlike_sizes_of_query_and_key_pass_or_are_refused(variant: Variant) -> None:
+def test_different_sizes_of_query_and_key_are_supported_or_refused(variant: Variant) -> None:
     if variant.same_size:
         with pytest.raises(ValueError, match=r"key_dim \(32\) must equal query_dim \(16\)"):
             variant.make(D, 2 * D)
@@ -246,7 +246,7 @@ def test_every_form_of_mask(variant: Variant, need_weights: bool, shape: tuple[i
 
 @every_variant
 @both_paths
-def test_no_mask_is_a_mask_that_lets_everything_through(variant: Variant, need_weights: bool) -> None:
+def test_no_mask_equals_a_mask_that_allows_everything(variant: Variant, need_weights: bool) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     found = block(query, key, value, need_weights=need_weights)
     everything = torch.ones(B, T_Q, T_K, dtype=torch.bool)
@@ -298,7 +298,7 @@ def test_a_query_that_may_attend_to_nothing(
 @every_variant
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
-def test_both_paths_give_one_answer(variant: Variant, dtype: torch.dtype, tolerance: float, masked: bool) -> None:
+def test_both_paths_give_the_same_result(variant: Variant, dtype: torch.dtype, tolerance: float, masked: bool) -> None:
     block, inputs = variant.build(dtype), _sequences(dtype, grad=True)
     mask = _mask() if masked else None
     fused, explicit = block(*inputs, mask), block(*inputs, mask, need_weights=True)
@@ -393,7 +393,7 @@ def test_scores_beyond_fp16_stay_finite(variant: Variant, need_weights: bool, ma
 def test_weights_of_low_precision(variant: Variant, need_weights: bool, dtype: torch.dtype) -> None:
     block = variant.build(torch.float32)
     query, key, value = _sequences(torch.float32)
-    # Padding that an embedding made is exactly zero.
+    # Padding from an embedding is exactly zero.
     key[:, -1] = 0.0
     exact = block(query, key, value, _mask()).context
     found = block.to(dtype)(query.to(dtype), key.to(dtype), value.to(dtype), _mask(), need_weights=need_weights).context
@@ -403,7 +403,7 @@ def test_weights_of_low_precision(variant: Variant, need_weights: bool, dtype: t
 
 
 class EveryPath(nn.Module):
-    """A block called without a mask, with one, and for its map; its output is (three contexts, the map)."""
+    """Calls a block without a mask, with one, and for its weights; returns (three contexts, the attention map)."""
 
     def __init__(self, block: Attention) -> None:
         super().__init__()
@@ -419,7 +419,7 @@ class EveryPath(nn.Module):
 
 
 @every_traced_variant
-def test_compiles_without_a_break(variant: Variant) -> None:
+def test_compiles_without_a_graph_break(variant: Variant) -> None:
     torch._dynamo.reset()
     paths, inputs = EveryPath(variant.build()), _sequences(grad=True)
     found = torch.compile(paths, fullgraph=True, backend="aot_eager")(*inputs, _mask())
@@ -439,7 +439,7 @@ def test_compiles_to_machine_code() -> None:
 
 
 @every_traced_variant
-def test_exports_with_sizes_left_open(variant: Variant) -> None:
+def test_exports_with_dynamic_sizes(variant: Variant) -> None:
     paths = EveryPath(variant.build())
     batch, queries, keys = Dim("batch", max=64), Dim("queries", max=64), Dim("keys", max=64)
     of_keys = {0: batch, 1: keys}
@@ -477,7 +477,7 @@ def test_order_of_keys_and_queries(variant: Variant, need_weights: bool) -> None
 
 @every_variant
 @both_paths
-def test_rows_of_the_batch_do_not_meet(variant: Variant, need_weights: bool) -> None:
+def test_rows_of_the_batch_are_independent(variant: Variant, need_weights: bool) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     together = block(query, key, value, _mask(), need_weights=need_weights)
     for row in range(B):
@@ -489,7 +489,7 @@ def test_rows_of_the_batch_do_not_meet(variant: Variant, need_weights: bool) -> 
 @every_variant
 @both_paths
 @pytest.mark.parametrize("mask", [None, _mask()], ids=["open", "masked"])
-def test_projects_once_and_attends_often(variant: Variant, need_weights: bool, mask: Tensor | None) -> None:
+def test_a_memory_is_attended_to_repeatedly(variant: Variant, need_weights: bool, mask: Tensor | None) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
     whole = block(query, key, value, mask, need_weights=need_weights)
@@ -504,7 +504,7 @@ def test_projects_once_and_attends_often(variant: Variant, need_weights: bool, m
 
 
 @every_variant
-def test_memory_joins_and_is_chosen_from(variant: Variant) -> None:
+def test_memory_is_concatenated_and_its_rows_selected(variant: Variant) -> None:
     block, (query, key, value) = variant.build(), _sequences()
     whole = block.project(key, value)
     joined = block.project(key[:, :2], value[:, :2]).append(block.project(key[:, 2:], value[:, 2:], offset=2))
@@ -516,7 +516,7 @@ def test_memory_joins_and_is_chosen_from(variant: Variant) -> None:
 
 @every_variant
 @both_paths
-def test_an_empty_batch_passes(variant: Variant, need_weights: bool) -> None:
+def test_supports_an_empty_batch(variant: Variant, need_weights: bool) -> None:
     block, inputs = variant.build(), _sequences(batch=0, queries=T_K)
     mask = torch.ones(0, T_K, T_K, dtype=torch.bool)
     assert block(*inputs, mask, need_weights=need_weights).context.shape == (0, T_K, block.context_dim)
@@ -524,7 +524,7 @@ def test_an_empty_batch_passes(variant: Variant, need_weights: bool) -> None:
 
 @every_variant
 @pytest.mark.parametrize("mask", [torch.zeros(T_Q, T_K), torch.ones(T_Q, T_K, dtype=torch.long)], ids=["float", "int"])
-def test_refuses_a_mask_of_numbers(variant: Variant, mask: Tensor) -> None:
+def test_refuses_a_mask_that_is_not_boolean(variant: Variant, mask: Tensor) -> None:
     with pytest.raises(TypeError, match=r"mask must be boolean with True = may attend.*mask == 0"):
         variant.build()(*_sequences(), mask)
 
@@ -537,7 +537,7 @@ def test_refuses_a_mask_of_another_shape(variant: Variant, shape: tuple[int, ...
 
 
 @every_variant
-def test_tells_where_the_axis_of_the_queries_is_missing(variant: Variant) -> None:
+def test_names_the_missing_dimension_of_the_queries(variant: Variant) -> None:
     with pytest.raises(ValueError, match=r"pass mask\[:, None, :\]"):
         variant.build()(*_sequences(), padding_mask(torch.tensor([3, 5])).squeeze(1))
 
@@ -579,8 +579,8 @@ def test_refuses_sizes_that_are_not_positive(variant: Variant) -> None:
 @every_variant
 @both_paths
 @pytest.mark.parametrize("offset", [0, 3])
-def test_the_hypotheses_of_a_beam_stand_at_one_position(variant: Variant, need_weights: bool, offset: int) -> None:
-    """Asked for in one call, each sees what it would see alone; a block that knows no positions says so."""
+def test_the_hypotheses_of_a_beam_are_at_one_position(variant: Variant, need_weights: bool, offset: int) -> None:
+    """Each gets the same result in one call as alone; a block without positions declares that."""
     block, (query, key, _) = variant.build(), _sequences()
     memory, mask = block.project(key), _mask()
     together = block.attend_beams(query, memory, mask, need_weights=need_weights, offset=offset)
@@ -593,5 +593,5 @@ def test_the_hypotheses_of_a_beam_stand_at_one_position(variant: Variant, need_w
             torch.testing.assert_close(_weights(together)[..., beam : beam + 1, :], _weights(alone))
     shared = block.attend_beams(query, memory, mask[:, :1], need_weights=need_weights, offset=offset)
     torch.testing.assert_close(shared.context[:, 0], together.context[:, 0])
-    if not isinstance(block, KernelAttention):  # a user's own block need not say so
+    if not isinstance(block, KernelAttention):  # a user's own block need not declare it
         assert block.uses_positions is variant.ordered_queries

@@ -64,7 +64,7 @@ class Variant:
     twice: bool = True
 
     def build(self, dtype: torch.dtype = torch.float64) -> FeatureMapAttention:
-        """The block in eval mode, every parameter and running mean drawn, so that no zero hides a fault."""
+        """The block in eval mode, every parameter and running mean random, so that no zero hides an error."""
         block = self.make(C).to(dtype).eval()
         with torch.no_grad():
             for parameter in block.parameters():
@@ -165,7 +165,7 @@ def test_a_map_of_one_location(variant: Variant) -> None:
 
 
 @every_variant
-def test_the_gate_is_what_multiplies(variant: Variant) -> None:
+def test_the_output_is_the_input_times_the_gate(variant: Variant) -> None:
     block, x = variant.build(), _map()
     if variant.multiplies:
         torch.testing.assert_close(block(x), x * block.gate(x))
@@ -187,7 +187,7 @@ def test_gradcheck(variant: Variant, training: bool) -> None:
 
 @every_variant
 def test_gradients_of_gradients(variant: Variant) -> None:
-    """A penalty on gradients is a common use; a kernel of ours must not stand in its way."""
+    """Gradient penalties must work, with our kernels too."""
     if not variant.twice:
         pytest.skip("torch has no second derivative of what this is made of")
     block, x = variant.build(), _map(height=3, width=2).requires_grad_()
@@ -219,7 +219,7 @@ def test_autocast_is_near_float64(variant: Variant, dtype: torch.dtype) -> None:
     exact = block.double()(wide)
     tolerance = 32 * torch.finfo(dtype).eps
     torch.testing.assert_close(low.double(), exact, rtol=0, atol=tolerance * max(1.0, exact.abs().max().item()))
-    # As one vector: rounding turns some ReLU on or off, so single numbers may be far apart.
+    # Compared as one vector: rounding switches some ReLUs, so single values may differ much.
     found, wanted = (torch.cat([g.flatten() for g in each]) for each in (low_gradients, _gradients(block, wide, exact)))
     assert (found.double() - wanted).norm() <= tolerance * wanted.norm()
 
@@ -248,7 +248,7 @@ def test_a_gpu_is_near_float64(variant: Variant, layout: torch.memory_format, dt
 @every_variant
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_block_of_low_precision(variant: Variant, dtype: torch.dtype) -> None:
-    """Of a map whose sums are beyond fp16; compared with float64 on the rounded weights."""
+    """On a feature map whose sums overflow in fp16; compared with float64 on the rounded weights."""
     block, x = variant.build(torch.float32).to(dtype), (_map(torch.float32, height=40, width=50) + 40).to(dtype)
     assert x.float().sum((2, 3)).max() > torch.finfo(torch.float16).max
     found = block(x)
@@ -259,7 +259,7 @@ def test_a_block_of_low_precision(variant: Variant, dtype: torch.dtype) -> None:
 
 
 @every_variant
-def test_compiles_without_a_break(variant: Variant) -> None:
+def test_compiles_without_a_graph_break(variant: Variant) -> None:
     torch._dynamo.reset()
     block, x = variant.build(), _map().requires_grad_()
     found, wanted = torch.compile(block, fullgraph=True, backend="aot_eager")(x), block(x)
@@ -269,9 +269,9 @@ def test_compiles_without_a_break(variant: Variant) -> None:
 
 
 @every_variant
-def test_exports_with_sizes_left_open(variant: Variant) -> None:
+def test_exports_with_dynamic_sizes(variant: Variant) -> None:
     block = variant.build()
-    # Even sides, so that what pools or strides has whole squares.
+    # Even sizes, so that pooling and strides divide them.
     height, width = 2 * Dim("half_height", min=2, max=32), 2 * Dim("half_width", min=2, max=32)
     sizes = ({0: Dim("batch", max=64), 2: height, 3: width},)
     program = export(block, (_map(height=6, width=10),), dynamic_shapes=sizes).module()
@@ -291,7 +291,7 @@ def test_state_survives_a_file(variant: Variant) -> None:
 
 
 @every_variant
-def test_rows_of_the_batch_do_not_meet(variant: Variant) -> None:
+def test_rows_of_the_batch_are_independent(variant: Variant) -> None:
     block, x = variant.build(), _map(batch=3)
     together = block(x)
     for row in range(3):
@@ -299,7 +299,7 @@ def test_rows_of_the_batch_do_not_meet(variant: Variant) -> None:
 
 
 @every_variant
-def test_keeps_no_state_and_leaves_its_input(variant: Variant) -> None:
+def test_keeps_no_state_and_does_not_change_its_input(variant: Variant) -> None:
     block, x = variant.build(), _map()
     before, given = copy.deepcopy(block.state_dict()), x.clone()
     first = block(x)
@@ -311,7 +311,7 @@ def test_keeps_no_state_and_leaves_its_input(variant: Variant) -> None:
 
 
 @every_variant
-def test_an_empty_batch_passes(variant: Variant) -> None:
+def test_supports_an_empty_batch(variant: Variant) -> None:
     assert variant.build()(_map(batch=0)).shape[:2] == (0, C)
 
 
@@ -341,7 +341,7 @@ def test_refuses_channels_that_are_not_positive(variant: Variant) -> None:
 
 @every_variant
 def test_replaces_an_identity_in_a_network(variant: Variant) -> None:
-    """A few steps of descent on one batch bring the loss down: gradients reach what is below and inside."""
+    """A few steps of gradient descent on one batch reduce the loss: gradients reach the block and the layers below."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), variant.make(C), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images, wanted = torch.randn(8, 3, H, W), torch.randn(8, C)

@@ -1,4 +1,4 @@
-"""What is asked of every public module that is not an attention: each has a recipe here, how to build and call it."""
+"""Tests of every public module that is not an attention block, each built and called by a recipe."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from attention_blocks import (
 
 
 class Recipe:
-    """How to build a module and what to call it with.
+    """How to build and call a module.
 
     Args:
-        build: makes the module.
-        inputs: the shape of each tensor, such as "B T 16"; letters are sizes that export leaves open. A length that is
-            no tensor's is a letter after a hash, "#T".
+        build: creates the module.
+        inputs: the shape of each tensor, such as "B T 16"; letters are dynamic sizes in export. A length that is an
+            argument of its own is a letter after a hash, "#T".
     """
 
     def __init__(self, build: Callable[[], nn.Module], *inputs: str) -> None:
@@ -52,7 +52,7 @@ class Recipe:
         self.inputs = inputs
 
     def module(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The module in eval mode, every parameter drawn, so that no zero hides a fault."""
+        """The module in eval mode, every parameter random, so that no zero hides an error."""
         module = self.build().to(dtype).eval()
         with torch.no_grad():
             for parameter in module.parameters():
@@ -62,7 +62,7 @@ class Recipe:
     def arguments(
         self, dtype: torch.dtype = torch.float64, sizes: dict[str, int] | None = None
     ) -> tuple[Tensor | int, ...]:
-        """Inputs of the wanted sizes, of small ones where nothing is said."""
+        """Inputs of the given sizes; small by default."""
         sizes = {"B": 2, "T": 3, "K": 5, **(sizes or {})}
         made: list[Tensor | int] = []
         for words in self.inputs:
@@ -74,7 +74,7 @@ class Recipe:
         return tuple(made)
 
     def open_sizes(self) -> tuple[dict[int, Dim] | None, ...]:
-        """What export is told: which axes are left open."""
+        """Dynamic shapes for export."""
         letters = {letter: Dim(letter, max=64) for letter in ("B", "T", "K")}
         return tuple(
             None
@@ -109,7 +109,7 @@ every_module = pytest.mark.parametrize("recipe", RECIPES.values(), ids=[module._
 
 
 def _tensors(output: object) -> list[Tensor]:
-    """All tensors in what a module returned."""
+    """All tensors in the output of a module."""
 
     def walk(part: object) -> Iterator[Tensor]:
         if isinstance(part, Tensor):
@@ -154,7 +154,7 @@ def test_gradients(recipe: Recipe, training: bool) -> None:
 
 @every_module
 def test_tables_that_must_not_decay_are_declared(recipe: Recipe) -> None:
-    """What a module of ours holds itself is a table or a scale; the weights that decay belong to torch's layers."""
+    """Parameters that our modules hold directly are tables or scales; weights that decay belong to torch's layers."""
     for module in recipe.build().modules():
         own = dict(module.named_parameters(recurse=False))
         if isinstance(module, nn.Linear) or not type(module).__module__.startswith("attention_blocks."):
@@ -172,7 +172,7 @@ def test_tables_of_positions_do_not_decay(kind: type[nn.Module]) -> None:
 
 
 @every_module
-def test_compiles_without_a_break(recipe: Recipe) -> None:
+def test_compiles_without_a_graph_break(recipe: Recipe) -> None:
     torch._dynamo.reset()
     module, arguments = recipe.module(), recipe.arguments()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -180,10 +180,10 @@ def test_compiles_without_a_break(recipe: Recipe) -> None:
 
 
 @every_module
-def test_exports_with_sizes_left_open(recipe: Recipe) -> None:
+def test_exports_with_dynamic_sizes(recipe: Recipe) -> None:
     module = recipe.module()
     program = export(module, recipe.arguments(), dynamic_shapes=recipe.open_sizes()).module()
-    # A length that is no tensor's is part of the program.
+    # A length that is an argument is a constant of the program.
     lengths = {words[1:] for words in recipe.inputs if words.startswith("#")}
     for sizes in ({"B": 4, "T": 7, "K": 2}, {"B": 2, "T": 2, "K": 9}):
         arguments = recipe.arguments(sizes={letter: size for letter, size in sizes.items() if letter not in lengths})
@@ -208,7 +208,7 @@ def test_low_precision_is_near_float64(recipe: Recipe, dtype: torch.dtype) -> No
         autocast = _tensors(module(*arguments))
     low = [x.to(dtype) if isinstance(x, Tensor) else x for x in arguments]
     whole = _tensors(module.to(dtype)(*low))
-    # The rounded weights and inputs, wide again: what is left is the module's own error.
+    # Rounded weights and inputs in float64, so that the difference is the error of the module itself.
     wide = [x.double() if isinstance(x, Tensor) else x for x in low]
     exact = _tensors(module.double()(*wide))
     for found, also, wanted in zip(autocast, whole, exact, strict=True):

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def _draw(module: nn.Module) -> nn.Module:
-    """In eval mode and float64, every parameter and running statistic drawn, so that no zero hides a fault."""
+    """In eval mode and float64, every parameter and running statistic random, so that no zero hides an error."""
     module = module.double().eval()
     with torch.no_grad():
         for parameter in module.parameters():

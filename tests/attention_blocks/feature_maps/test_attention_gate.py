@@ -14,34 +14,34 @@ Draw = Callable[[nn.Module], nn.Module]
 
 @pytest.mark.parametrize("size", [(3, 2), (6, 4), (1, 1)])
 def test_equals_the_equation(draw: Draw, size: tuple[int, int]) -> None:
-    """The coarse map may be of any size; it is resized to where the two are compared."""
+    """The gating map may have any size; it is resized."""
     block = AttentionGate(4, 6, hidden_channels=3)
     draw(block)
     x, gating = torch.randn(2, 4, 6, 4, dtype=torch.float64), torch.randn(2, 6, *size, dtype=torch.float64)
     squares = x.unfold(2, 2, 2).unfold(3, 2, 2)
-    compared = torch.einsum("bcijyx,hcyx->bhij", squares, block.query_proj.weight)
+    query = torch.einsum("bcijyx,hcyx->bhij", squares, block.query_proj.weight)
     assert block.gating_proj.bias is not None
     assert block.score_proj.bias is not None
-    looked_for = torch.einsum("bcij,hc->bhij", gating, block.gating_proj.weight[:, :, 0, 0])
-    looked_for = F.interpolate(looked_for + block.gating_proj.bias[:, None, None], size=(3, 2), mode="bilinear")
-    hidden = (compared + looked_for).clamp(min=0)
+    gated = torch.einsum("bcij,hc->bhij", gating, block.gating_proj.weight[:, :, 0, 0])
+    gated = F.interpolate(gated + block.gating_proj.bias[:, None, None], size=(3, 2), mode="bilinear")
+    hidden = (query + gated).clamp(min=0)
     score = torch.einsum("bhij,h->bij", hidden, block.score_proj.weight.flatten()) + block.score_proj.bias
     gate = F.interpolate(1 / (1 + (-score).exp()).unsqueeze(1), size=(6, 4), mode="bilinear")
     torch.testing.assert_close(block(x, gating), x * gate)
 
 
-def test_without_a_gating_map_the_map_gates_itself(draw: Draw) -> None:
+def test_the_gating_map_defaults_to_the_input(draw: Draw) -> None:
     block, x = draw(AttentionGate(4)), torch.randn(2, 4, 6, 4, dtype=torch.float64)
     assert torch.equal(block(x), block(x, x))
 
 
 def test_parameters_of_the_authors_code() -> None:
-    """Of its gate: 2 x 2 without a bias for the map, 1 x 1 with one for what gates it and for the scores."""
+    """Gate: 2 x 2 without bias for the input, 1 x 1 with bias for the gating map and for the scores."""
     count = 64 * 32 * 4 + (128 * 32 + 32) + (32 + 1)
     assert sum(p.numel() for p in AttentionGate(64, 128).parameters()) == count
 
 
-def test_odd_sides_are_let_through_whole() -> None:
+def test_supports_odd_sizes() -> None:
     assert AttentionGate(4)(torch.randn(1, 4, 7, 5)).shape == (1, 4, 7, 5)
 
 

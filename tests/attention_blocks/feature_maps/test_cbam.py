@@ -12,7 +12,7 @@ from attention_blocks import CBAM, load_weights
 Draw = Callable[[nn.Module], nn.Module]
 
 
-def test_equals_timms(draw: Draw) -> None:
+def test_equals_timm(draw: Draw) -> None:
     theirs, ours = draw(CbamModule(64)), CBAM(64, bias=False).double().eval()
     load_weights(ours, theirs.state_dict(), "timm")
     x = torch.randn(2, 64, 9, 5, dtype=torch.float64)
@@ -47,8 +47,8 @@ def test_takes_the_released_weights() -> None:
     torch.testing.assert_close(block(given), x * scores.sigmoid())
 
 
-def test_adds_nothing_to_what_came_in(draw: Draw) -> None:
-    """A known fault of collections: a second residual sum inside the block. A shut gate lets nothing through."""
+def test_does_not_add_the_input(draw: Draw) -> None:
+    """Other implementations add the input inside the block: a gate of zero must give zero."""
     block = CBAM(16)
     draw(block)
     nn.init.constant_(block.channel_attention.up_proj.bias, -1e3)

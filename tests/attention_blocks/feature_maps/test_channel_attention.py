@@ -25,7 +25,7 @@ def test_equals_the_equation_of_the_paper(draw: Draw) -> None:
     torch.testing.assert_close(block(x), torch.einsum("bchw,bc->bchw", x, gate))
 
 
-def test_equals_timms(draw: Draw) -> None:
+def test_equals_timm(draw: Draw) -> None:
     theirs, ours = draw(ChannelAttn(64)), ChannelAttention(64, bias=False).double()
     load_weights(ours, theirs.state_dict(), "timm")
     x = torch.randn(2, 64, 5, 3, dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_equals_timms(draw: Draw) -> None:
 
 
 def test_maxima_are_over_locations_and_count(draw: Draw) -> None:
-    """A known fault of collections: a wrong pool. Channels of one mean and unlike maxima have unlike gates."""
+    """Other implementations pool wrongly: channels with equal means but different maxima have different gates."""
     block = draw(ChannelAttention(2, reduction=1))
     even = torch.ones(1, 2, 2, 2, dtype=torch.float64)
     spiked = torch.tensor([4.0, 0, 0, 0], dtype=torch.float64).view(1, 1, 2, 2).expand(1, 2, 2, 2)
@@ -42,7 +42,7 @@ def test_maxima_are_over_locations_and_count(draw: Draw) -> None:
 
 
 def test_is_a_sigmoid() -> None:
-    """A known fault of collections: no sigmoid, so that gates leave (0, 1)."""
+    """Other implementations lack the sigmoid, so that gates leave (0, 1)."""
     gate = ChannelAttention(16)(10 * torch.ones(1, 16, 2, 2)) / 10
     assert ((gate > 0) & (gate < 1)).all()
 

@@ -13,7 +13,7 @@ Draw = Callable[[nn.Module], nn.Module]
 
 
 @pytest.mark.parametrize(("layout", "bias"), [("timm", False), ("authors", True)])
-def test_equals_timms(draw: Draw, layout: str, bias: bool) -> None:
+def test_equals_timm(draw: Draw, layout: str, bias: bool) -> None:
     """The authors' module has timm's names, and biases."""
     theirs = draw(CoordAttn(64, rd_channels=8, bias=bias))
     ours = CoordinateAttention(64, bias=bias).double().eval()

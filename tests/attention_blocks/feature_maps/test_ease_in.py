@@ -7,7 +7,7 @@ from torch import nn
 from attention_blocks import EaseIn, GlobalContext, SqueezeExcite
 
 
-def test_starts_as_the_identity_and_lets_the_block_in() -> None:
+def test_starts_as_the_identity_and_mixes_in_the_block() -> None:
     eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
     assert torch.equal(eased(x), x)
     nn.init.constant_(eased.scale, 0.25)

@@ -25,7 +25,7 @@ def test_equals_the_equation_channel_by_channel(draw: Draw) -> None:
 
 @pytest.mark.parametrize("channels", [16, 64, 256, 2048])
 @pytest.mark.parametrize("layout", ["timm", "authors"])
-def test_equals_timms(draw: Draw, channels: int, layout: str) -> None:
+def test_equals_timm(draw: Draw, channels: int, layout: str) -> None:
     """The authors' own module has the same single weight by the same name."""
     theirs, ours = draw(EcaModule(channels)), EfficientChannelAttention(channels).double()
     load_weights(ours, theirs.state_dict(), layout)  # type: ignore[arg-type]
@@ -41,6 +41,6 @@ def test_the_kernel_grows_with_the_channels(channels: int, kernel_size: int) -> 
     assert sum(p.numel() for p in block.parameters()) == kernel_size
 
 
-def test_refuses_a_kernel_without_a_middle() -> None:
+def test_refuses_a_kernel_without_a_centre() -> None:
     with pytest.raises(ValueError, match=r"kernel_size must be odd and positive.*got 4"):
         EfficientChannelAttention(8, 4)

@@ -6,7 +6,7 @@ import torch
 from attention_blocks import FeatureMapAttention, SqueezeExcite
 
 
-def test_a_block_must_say_its_gate() -> None:
+def test_a_block_must_define_its_gate() -> None:
     class Nothing(FeatureMapAttention):
         pass
 

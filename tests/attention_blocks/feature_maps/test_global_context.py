@@ -37,7 +37,7 @@ def test_takes_the_released_weights_and_equals_the_equation() -> None:
     torch.testing.assert_close(block.gate(x).flatten(1), weights)
 
 
-def test_equals_timms(draw: Draw) -> None:
+def test_equals_timm(draw: Draw) -> None:
     theirs = draw(TimmGlobalContext(64))
     ours = GlobalContext(64, reduction=8, fuse="multiply", eps=1e-6).double()
     load_weights(ours, theirs.state_dict(), "timm")

@@ -32,7 +32,7 @@ from attention_blocks.feature_maps.insert import follow_replaced
 
 
 class OwnNetwork(nn.Module):
-    """A CNN as somebody writes it: one ReLU for all, and a head of its own."""
+    """A CNN with one ReLU for all layers, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def _images(channels: int = 3, side: int = 64) -> Tensor:
 
 
 def test_equals_timms_network_with_attention_built_in() -> None:
-    """SE-ResNet-18 of timm, and its ResNet-18 with the block put behind the last norm of each residual branch."""
+    """SE-ResNet-18 of timm, and its ResNet-18 with the block inserted after the last norm of each residual branch."""
     torch.manual_seed(0)
     theirs, ours = timm.create_model("seresnet18").eval(), timm.create_model("resnet18").eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if ".se." not in k})

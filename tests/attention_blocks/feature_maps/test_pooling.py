@@ -23,14 +23,14 @@ def test_sums_beyond_half_precision(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mean_of(x, (2, 3)), torch.full((1, 2, 1, 1), 5.0, dtype=dtype))
 
 
-def test_the_gradient_is_not_written_out() -> None:
+def test_the_gradient_is_expanded() -> None:
     """One value per channel, expanded to every location."""
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
     (gradient,) = torch.autograd.grad(mean_of(x, (2, 3)).sum(), x)
     assert gradient.untyped_storage().nbytes() <= 2 * 3 * 4
 
 
-def test_multiplies_by_every_gate_and_overwrites_only_what_is_its_own() -> None:
+def test_multiplies_by_every_gate_and_overwrites_no_input() -> None:
     x, gates = torch.randn(2, 3, 4, 5), (torch.rand(2, 3, 1, 1), torch.rand(2, 1, 4, 5), torch.rand(1))
     given = x.clone()
     with torch.no_grad():

@@ -16,7 +16,7 @@ Draw = Callable[[nn.Module], nn.Module]
 @pytest.mark.parametrize("split_input", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel_sizes", [(3, 5), (3, 5, 7)])
-def test_equals_timms(draw: Draw, split_input: bool, stride: int, kernel_sizes: tuple[int, ...]) -> None:
+def test_equals_timm(draw: Draw, split_input: bool, stride: int, kernel_sizes: tuple[int, ...]) -> None:
     theirs = TimmSelectiveKernel(
         24, 48, kernel_size=list(kernel_sizes), stride=stride, split_input=split_input, rd_channels=8
     )

@@ -48,8 +48,8 @@ def test_the_plot_is_the_mean_attention_that_locations_receive(draw: Draw, key_p
         torch.testing.assert_close(gate.mean((1, 2, 3)), torch.ones(2, dtype=torch.float64))
 
 
-def test_the_scores_of_a_large_map_are_never_kept() -> None:
-    """A map of 112 x 112 has 157 million scores; nothing of that size may wait for the backward pass."""
+def test_the_scores_of_a_large_map_are_never_stored() -> None:
+    """A 112 x 112 map has 157 million scores; no tensor of that size may be saved for the backward pass."""
     sizes: list[int] = []
 
     def note(saved: torch.Tensor) -> torch.Tensor:

@@ -15,14 +15,14 @@ def test_equals_the_energy_of_the_paper() -> None:
     torch.testing.assert_close(SimAM(3)(x), x * torch.sigmoid(1 / energy))
 
 
-def test_there_is_nothing_to_learn() -> None:
+def test_has_no_parameters() -> None:
     assert not SimAM(64).state_dict()
 
 
-def test_an_even_map_is_gated_evenly() -> None:
+def test_a_constant_map_has_a_constant_gate() -> None:
     torch.testing.assert_close(SimAM(2).gate(torch.full((1, 2, 3, 3), 7.0)), torch.full((1, 2, 3, 3), 0.5).sigmoid())
 
 
-def test_refuses_a_floor_of_nothing() -> None:
+def test_refuses_a_variance_floor_of_zero() -> None:
     with pytest.raises(ValueError, match=r"variance_floor must be positive.*got 0"):
         SimAM(3, variance_floor=0)

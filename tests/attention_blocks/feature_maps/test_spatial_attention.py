@@ -31,7 +31,7 @@ def test_equals_the_equation_location_by_location(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("kernel_size", [3, 7])
-def test_equals_timms(draw: Draw, kernel_size: int) -> None:
+def test_equals_timm(draw: Draw, kernel_size: int) -> None:
     theirs, ours = draw(SpatialAttn(kernel_size)), SpatialAttention(8, kernel_size).double().eval()
     load_weights(ours, theirs.state_dict(), "timm")
     x = torch.randn(2, 8, 9, 5, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_equals_timms(draw: Draw, kernel_size: int) -> None:
 
 
 def test_maxima_are_over_channels_and_count(draw: Draw) -> None:
-    """A known fault of collections: a wrong pool. Places of one mean and unlike maxima have unlike gates."""
+    """Other implementations pool wrongly: locations with equal means but different maxima have different gates."""
     block = draw(SpatialAttention(4, kernel_size=1))
     x = torch.tensor([[1.0, 1, 1, 1], [4, 0, 0, 0]], dtype=torch.float64).T.reshape(1, 4, 1, 2)
     left, right = block.gate(x).flatten()  # type: ignore[operator]
@@ -53,6 +53,6 @@ def test_counts_and_momentum_are_the_authors() -> None:
 
 
 @pytest.mark.parametrize("kernel_size", [0, 4, -1])
-def test_refuses_a_kernel_without_a_middle(kernel_size: int) -> None:
+def test_refuses_a_kernel_without_a_centre(kernel_size: int) -> None:
     with pytest.raises(ValueError, match=f"kernel_size must be odd and positive.*got {kernel_size}"):
         SpatialAttention(8, kernel_size)

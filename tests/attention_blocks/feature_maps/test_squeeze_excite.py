@@ -23,7 +23,7 @@ def test_equals_the_equation_of_the_paper(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize(("activation", "gate_activation"), [(nn.ReLU, nn.Sigmoid), (nn.SiLU, nn.Hardsigmoid)])
-def test_equals_timms(draw: Draw, activation: type[nn.Module], gate_activation: type[nn.Module]) -> None:
+def test_equals_timm(draw: Draw, activation: type[nn.Module], gate_activation: type[nn.Module]) -> None:
     theirs = draw(SEModule(96, act_layer=activation, gate_layer=gate_activation))
     # timm rounds 96 / 16 up to a multiple of 8.
     ours = SqueezeExcite(96, divisor=8, activation=activation, gate_activation=gate_activation).double()
@@ -48,7 +48,7 @@ def test_takes_the_weights_of_timms_mobile_networks(draw: Draw) -> None:
 
 
 def test_biases_are_there_and_count(draw: Draw) -> None:
-    """A known fault of collections: the authors' networks have both biases."""
+    """Other implementations lack the biases that the authors' networks have."""
     block = SqueezeExcite(32)
     assert sum(p.numel() for p in block.parameters()) == 2 * 32 * 32 // 16 + 32 // 16 + 32
     draw(block)

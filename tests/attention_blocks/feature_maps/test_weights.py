@@ -17,7 +17,7 @@ def state() -> dict[str, Tensor]:
 
 
 def test_authors_layout_of_squeeze_excite(state: dict[str, Tensor]) -> None:
-    """As the port of the authors' weights has it: two linear maps in a sequence with their activations."""
+    """As in the port of the authors' weights: two linear layers in a sequence with their activations."""
     names = {"fc1": "fc.0", "fc2": "fc.2"}
     ported = {names[key[:3]] + key[3:]: value.flatten(1) if value.ndim == 4 else value for key, value in state.items()}
     one, other, x = SqueezeExcite(128), SqueezeExcite(128), torch.randn(2, 128, 3, 3)

@@ -51,7 +51,7 @@ def test_gradients_of_gradients(queries: int) -> None:
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
+def test_frozen_inputs_get_no_gradient(frozen: int) -> None:
     arguments = inputs(2, 3, 4, 5)
     arguments[frozen].requires_grad_(False)
     others = [each for each in arguments if each.requires_grad]
@@ -62,7 +62,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: int) -> None:
         )
 
 
-def test_halves_are_summed_widely() -> None:
+def test_half_precision_is_summed_in_float32() -> None:
     rounded = inputs(4, 300, 6, 8, dtype=torch.bfloat16)
     upstream = torch.rand(4, 300, 6).bfloat16()
     wanted = torch.autograd.grad(bahdanau(*(each.double() for each in rounded)), rounded, upstream.double())
@@ -72,7 +72,7 @@ def test_halves_are_summed_widely() -> None:
         assert (one - other).float().norm() < 0.01 * other.float().norm()
 
 
-def test_the_hidden_layer_of_all_pairs_never_stands_in_memory() -> None:
+def test_the_hidden_layer_of_all_pairs_is_never_stored() -> None:
     query, key, weight = inputs(2, 400, 30, 16, dtype=torch.float32)
     kept: list[int] = []
 

@@ -36,7 +36,7 @@ def test_gradients(layout: torch.memory_format) -> None:
 
 
 @layouts
-def test_the_gradient_lies_as_the_map(layout: torch.memory_format) -> None:
+def test_the_gradient_has_the_memory_layout_of_the_feature_map(layout: torch.memory_format) -> None:
     x, weight, bias = _inputs(layout)
     context, _ = attention_pool(x, weight, bias)
     (gradient,) = torch.autograd.grad(context.square().sum(), x)

@@ -8,7 +8,7 @@ from attention_blocks.kernels import autocast_dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_dtype_of_products_is_named(dtype: torch.dtype) -> None:
+def test_returns_the_dtype_of_products(dtype: torch.dtype) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert autocast_dtype("cpu") is None
@@ -21,7 +21,7 @@ def test_the_dtype_of_products_is_named(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast.*deprecated")
-def test_old_torch_is_asked_the_old_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uses_the_older_api_with_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BY_DEVICE", False)
     test_pairs = [("cpu", torch.bfloat16), ("cuda", None)]
     with torch.autocast("cpu", torch.bfloat16):

@@ -16,13 +16,13 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
-def test_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
+def test_drops_the_fraction_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     found = dropout(torch.ones(1000, 1003, dtype=dtype), p)
     assert found.dtype == dtype
     dropped = (found == 0).double().mean().item()
     assert abs(dropped - p) < 5 * (p * (1 - p) / found.numel()) ** 0.5
-    # What is kept is all the same: 1 / (1 - p), to the rounding of p.
+    # All kept entries are 1 / (1 - p), up to the rounding of p.
     torch.testing.assert_close(torch.unique(found[found != 0]).double().item(), 1 / (1 - p), rtol=1e-2, atol=0)
     if dtype != torch.bfloat16:
         torch.testing.assert_close(torch.unique(found[found != 0]).item(), 1 / (1 - p), rtol=2e-5 / (1 - p), atol=0)
@@ -45,19 +45,19 @@ def test_every_entry_is_kept_scaled_or_dropped(shape: list[int], p: float) -> No
     assert ((ratios == 0) | torch.isclose(ratios, torch.full_like(x, 1 / (1 - p)), rtol=2e-5 / (1 - p))).all()
 
 
-def test_gradients_go_where_values_did() -> None:
+def test_gradients_pass_through_kept_entries_only() -> None:
     x = torch.randn(50, 7, dtype=torch.float64, requires_grad=True)
     found = dropout(x, 0.4)
     (grad,) = torch.autograd.grad(found.sum(), x)
     torch.testing.assert_close(grad * x, found)
 
 
-def test_layout_in_memory_stays() -> None:
+def test_keeps_the_memory_layout() -> None:
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     assert dropout(x, 0.5).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_seed_decides_and_calls_differ() -> None:
+def test_is_reproducible_by_the_seed_and_differs_between_calls() -> None:
     torch.manual_seed(3)
     first, second = dropout(torch.ones(100), 0.5), dropout(torch.ones(100), 0.5)
     torch.manual_seed(3)
@@ -66,12 +66,12 @@ def test_a_seed_decides_and_calls_differ() -> None:
 
 
 @pytest.mark.parametrize(("p", "training"), [(0.5, False), (0.0, True)])
-def test_what_is_not_dropped_is_not_touched(p: float, training: bool) -> None:
+def test_returns_the_input_when_nothing_is_dropped(p: float, training: bool) -> None:
     x = torch.ones(3)
     assert dropout(x, p, training) is x
 
 
-def test_compiled_and_mapped_code_sees_torch() -> None:
+def test_compiled_and_transformed_code_uses_torch() -> None:
     torch._dynamo.reset()
     found = torch.compile(Dropping(), backend="eager", fullgraph=True)(torch.ones(1000))
     assert set(found.tolist()) == {0.0, 2.0}

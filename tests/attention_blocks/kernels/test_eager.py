@@ -11,7 +11,7 @@ from attention_blocks.kernels.eager import is_eager
 
 
 class Told(nn.Module):
-    """Adds 1 where torch runs it as it stands."""
+    """Adds 1 in eager mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (1 if is_eager(x) else 0)

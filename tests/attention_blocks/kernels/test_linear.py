@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not _AVAILABLE, reason="this torch was built wit
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every product goes to oneDNN, however small, and is counted; so is one with a packed weight elsewhere."""
+    """Sends every product to oneDNN, however small, and records the calls; also those with weights packed for MKL."""
     counted: list[str] = []
 
     def counting(name: str) -> Callable[..., Tensor]:
@@ -54,7 +54,7 @@ def tensors(*lead: int, features: int = 5, outputs: int = 7) -> tuple[Tensor, Te
     activation=st.sampled_from([None, "relu", "gelu"]),
     grad=st.booleans(),
 )
-def test_results_and_gradients_are_torchs(
+def test_results_and_gradients_equal_torch(
     lead: list[int], features: int, outputs: int, with_bias: bool, activation: Activation | None, grad: bool
 ) -> None:
     given_ = [tensor.requires_grad_(grad) for tensor in tensors(*lead, features=features, outputs=outputs)]
@@ -88,7 +88,7 @@ def test_gradients_of_gradients(calls: list[str]) -> None:
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_frozen_gets_no_gradient(calls: list[str]) -> None:
+def test_frozen_inputs_get_no_gradient(calls: list[str]) -> None:
     x, weight, bias = tensors(3)
     torch.autograd.backward(linear(x, weight, bias.requires_grad_()).sum())
     assert calls == ["onednn"]
@@ -98,7 +98,7 @@ def test_what_is_frozen_gets_no_gradient(calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("case", ["float64", "autocast", "func", "jvp", "compile", "small"])
-def test_plain_torch_does_what_onednn_does_not(case: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uses_torch_where_onednn_does_not_apply(case: str, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = tensors(3)
     if case == "float64":
         x, weight, bias = x.double(), weight.double(), bias.double()
@@ -123,7 +123,7 @@ def test_plain_torch_does_what_onednn_does_not(case: str, calls: list[str], monk
     assert not calls
 
 
-def test_large_products_do_go_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_products_use_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     onednn = module._onednn
 
@@ -141,9 +141,7 @@ def test_large_products_do_go_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(("kind", "name"), [(nn.ReLU, "relu"), (nn.GELU, "gelu")])
-def test_a_feed_forward_network_applies_its_activation_on_the_way(
-    kind: type[nn.Module], name: str, calls: list[str]
-) -> None:
+def test_a_feed_forward_network_fuses_its_activation(kind: type[nn.Module], name: str, calls: list[str]) -> None:
     network = FeedForward(8, 16, activation=kind).eval()
     x = torch.randn(3, 8)
     wanted = F.linear(
@@ -175,7 +173,7 @@ def test_hooks_of_a_feed_forward_network_are_called() -> None:
     activation=st.sampled_from([None, "relu", "gelu"]),
     intel=st.booleans(),
 )
-def test_packed_weights_give_the_same(
+def test_packed_weights_give_the_same_result(
     lead: list[int], features: int, outputs: int, bias: bool, activation: Activation | None, intel: bool
 ) -> None:
     block, x = Linear(features, outputs, bias=bias), torch.randn(*lead, features)
@@ -192,7 +190,7 @@ def test_packed_weights_give_the_same(
 def test_weights_are_packed_within_the_context_only(
     intel: bool, name: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest counts by the size of unpacked products, here out of reach."""
+    """The minimum size of other products is out of reach here."""
     monkeypatch.setattr(module, "MIN_SIZE", 2**60)
     monkeypatch.setattr(module, "MIN_SIZE_PACKED", 0)
     monkeypatch.setattr(module, "_prefers_mkl", lambda: intel)
@@ -226,7 +224,7 @@ def test_an_error_leaves_no_packed_weights(calls: list[str], monkeypatch: pytest
     assert len(calls) == 1
 
 
-def test_what_cannot_be_packed_is_left_as_it_is() -> None:
+def test_weights_that_cannot_be_packed_are_unchanged() -> None:
     x = torch.randn(3, 5)
     for block in (Linear(5, 7).double(), Linear(5, 7).bfloat16(), nn.Linear(5, 7)):
         operand = x.to(block.weight.dtype)

@@ -18,7 +18,7 @@ from attention_blocks.kernels import Linear, is_shared, product, unrolled
 
 
 class Loop(nn.Module):
-    """A state that looks at a memory and goes through the same maps again and again."""
+    """A loop that attends to a memory and applies the same layers at every step."""
 
     def __init__(self, features: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor], **how: Any) -> tuple[Tenso
     bias=st.booleans(),
     need_weights=st.booleans(),
 )
-def test_gradients_are_those_of_plain_torch(
+def test_gradients_equal_torch(
     steps: int, rows: int, features: int, positions: int, bias: bool, need_weights: bool
 ) -> None:
     loop, state, sequence = case(features, rows, positions, bias=bias)
@@ -87,18 +87,18 @@ def test_each_weight_and_memory_gets_its_gradient_in_one_product() -> None:
         loss = torch.stack(loop(state, sequence, steps)).sum()
     with Products() as products:
         torch.autograd.backward(loss)
-    # step, own, and of the attention query_proj and key_proj; the values that were attended to.
+    # step, own, and of the attention query_proj and key_proj; the values attended to.
     assert products.made[5, 5] == 4
     assert products.made[2, 7, 5] == 1
 
 
-def test_a_graph_may_be_gone_through_again() -> None:
+def test_a_graph_may_be_backpropagated_again() -> None:
     loop, state, sequence = case()
     leaves = [state, sequence, *loop.parameters()]
     with unrolled():
         loss = torch.stack(loop(state, sequence, 3)).square().sum()
     first = gradients(loss, leaves, retain_graph=True)
-    # What a pass leaves that goes to the state alone is not counted by the next one.
+    # Records of a pass to the state alone are not used by the next pass.
     gradients(loss, [state], retain_graph=True)
     torch.testing.assert_close(gradients(loss, leaves), first)
 
@@ -129,7 +129,7 @@ def test_gradients_of_gradients() -> None:
         torch.testing.assert_close(twice(), wanted)
 
 
-def test_half_precision_is_summed_at_least_as_well() -> None:
+def test_half_precision_is_summed_at_least_as_accurately() -> None:
     loop, state, sequence = case(16, 8, 9)
     loop, state, sequence = loop.float(), state.float(), sequence.float()
     leaves = list(loop.parameters())
@@ -146,7 +146,7 @@ def test_half_precision_is_summed_at_least_as_well() -> None:
 
 
 @pytest.mark.parametrize("frozen", ["step", "attention", "own"])
-def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
+def test_frozen_inputs_get_no_gradient(frozen: str) -> None:
     loop, state, sequence = case()
     loop.get_submodule(frozen).requires_grad_(False)
     leaves = [each for each in (state, *loop.parameters()) if each.requires_grad]
@@ -157,7 +157,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
     assert all(parameter.grad is None for parameter in loop.get_submodule(frozen).parameters())
 
 
-def test_plain_torch_is_taken_where_it_must_be() -> None:
+def test_uses_torch_where_the_fast_path_does_not_apply() -> None:
     weight, x = nn.Parameter(torch.randn(3, 3)), torch.randn(2, 3)
     assert not is_shared(weight, x)
     with unrolled():
@@ -174,7 +174,7 @@ def test_plain_torch_is_taken_where_it_must_be() -> None:
     assert not is_shared(weight, x)
 
 
-def test_tied_weights_are_used_both_ways() -> None:
+def test_tied_weights_in_both_orientations() -> None:
     weight, x = nn.Parameter(torch.randn(4, 3)), torch.randn(2, 3, requires_grad=True)
     layer = Linear(3, 4, bias=False)
     layer.weight = weight

@@ -20,7 +20,7 @@ SIXTEEN = [0.5 ** (0.5 * head) for head in range(1, 17)]
         (6, [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]),
     ],
 )
-def test_scores_fall_with_the_distance_at_the_papers_slopes(num_heads: int, slopes: list[float]) -> None:
+def test_scores_fall_with_the_distance_at_the_slopes_of_the_paper(num_heads: int, slopes: list[float]) -> None:
     bias = ALiBi(num_heads)(4, 7, offset=2)
     assert bias.shape == (num_heads, 4, 7)
     for head in range(num_heads):
@@ -45,7 +45,7 @@ def test_attention_adds_it_to_the_scores() -> None:
     torch.testing.assert_close(attention(x, x, need_weights=True).weights, wanted)
 
 
-def test_learns_and_stores_nothing_and_stays_exact_in_half_precision() -> None:
+def test_has_no_state_and_stays_exact_in_half_precision() -> None:
     alibi = ALiBi(8).to(torch.bfloat16)
     assert alibi.state_dict() == {}
     assert list(alibi.parameters()) == []

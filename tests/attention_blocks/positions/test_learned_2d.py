@@ -13,7 +13,7 @@ def timm_resampled(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return resampled.reshape(*grid, dim)
 
 
-def test_adds_the_vector_of_each_position() -> None:
+def test_adds_the_vector_of_each_location() -> None:
     position = LearnedPosition2d(3, grid=(4, 5))
     x = torch.randn(2, 4, 5, 3)
     y = position(x)

@@ -5,7 +5,7 @@ import torch
 from attention_blocks import NoPosition
 
 
-def test_nothing_is_added_wherever_the_sequence_begins() -> None:
+def test_is_the_identity_at_any_offset() -> None:
     x = torch.randn(2, 3, 7, requires_grad=True)
     for offset in (0, 5):
         assert torch.equal(NoPosition(7)(x, offset=offset), x)
@@ -14,5 +14,5 @@ def test_nothing_is_added_wherever_the_sequence_begins() -> None:
     assert torch.equal(x.grad, torch.ones_like(x))
 
 
-def test_there_is_nothing_to_learn_or_to_save() -> None:
+def test_has_no_state() -> None:
     assert not NoPosition(7).state_dict()

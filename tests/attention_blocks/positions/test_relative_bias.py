@@ -7,7 +7,7 @@ from attention_blocks import MultiHeadAttention, RelativePositionBias
 
 
 def paper_bucket(ahead: int, num_buckets: int, max_distance: int, *, bidirectional: bool) -> int:
-    """Half the buckets for each direction; of those half exact, half logarithmic up to the greatest distance."""
+    """Half the buckets for each direction; of these half exact, half logarithmic up to the largest distance."""
     first = 0
     if bidirectional:
         num_buckets //= 2
@@ -19,7 +19,7 @@ def paper_bucket(ahead: int, num_buckets: int, max_distance: int, *, bidirection
     if distance < exact:
         return first + distance
     share = math.log(distance / exact) / math.log(max_distance / exact)
-    # The smallest nudge, as the logarithms of whole powers are a rounding short of a whole number.
+    # A small tolerance, as the logarithms of whole powers may be rounded below an integer.
     return first + min(num_buckets - 1, exact + math.floor(share * (num_buckets - exact) + 1e-9))
 
 

@@ -21,7 +21,7 @@ def turned(x: Tensor, *, base: float = 10000.0, offset: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(("base", "offset"), [(10000.0, 0), (500000.0, 5)])
-def test_turns_pairs_as_complex_numbers(base: float, offset: int) -> None:
+def test_rotates_pairs_like_complex_numbers(base: float, offset: int) -> None:
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
     rotary = RotaryPosition(8, base=base)
     torch.testing.assert_close(rotary(x, offset=offset), turned(x, base=base, offset=offset))
@@ -29,7 +29,7 @@ def test_turns_pairs_as_complex_numbers(base: float, offset: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(query=st.integers(0, 200), key=st.integers(0, 200), shift=st.integers(0, 500))
-def test_scores_know_only_the_distance(query: int, key: int, shift: int) -> None:
+def test_scores_depend_on_the_distance_alone(query: int, key: int, shift: int) -> None:
     rotary = RotaryPosition(16)
     generator = torch.Generator().manual_seed(query)
     q, k = torch.randn(2, 1, 1, 1, 16, generator=generator, dtype=torch.float64)
@@ -38,7 +38,7 @@ def test_scores_know_only_the_distance(query: int, key: int, shift: int) -> None
     torch.testing.assert_close(here, there)
 
 
-def test_distances_do_matter() -> None:
+def test_scores_depend_on_the_distance() -> None:
     rotary = RotaryPosition(16)
     q, k = torch.randn(2, 1, 1, 1, 16)
     assert not torch.allclose((rotary(q) * rotary(k)).sum(), (rotary(q, offset=3) * rotary(k)).sum(), atol=1e-3)
@@ -59,7 +59,7 @@ def test_angles_stay_exact_in_half_precision_and_under_autocast(dtype: torch.dty
     torch.testing.assert_close(y.double(), turned(x, offset=3001), atol=0.02, rtol=0.01)
 
 
-def test_attention_turns_queries_and_keys_but_not_values() -> None:
+def test_attention_rotates_queries_and_keys_but_not_values() -> None:
     attention = MultiHeadAttention(16, num_heads=2, rotary=RotaryPosition).double()
     x = torch.randn(2, 5, 16, dtype=torch.float64)
 

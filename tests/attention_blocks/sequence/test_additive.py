@@ -38,7 +38,7 @@ def test_follows_the_paper(hidden_dim: int | None) -> None:
     torch.testing.assert_close(found.weights, weights)
 
 
-def test_memory_holds_the_keys_half_of_the_hidden_layer() -> None:
+def test_memory_holds_the_projected_keys() -> None:
     block = AdditiveAttention(4, 6, hidden_dim=3).double()
     key = torch.randn(2, 5, 6, dtype=torch.float64)
     memory = block.project(key)
@@ -46,11 +46,11 @@ def test_memory_holds_the_keys_half_of_the_hidden_layer() -> None:
     assert memory.value is key
 
 
-def test_hidden_layer_is_as_wide_as_the_query_unless_told() -> None:
+def test_the_hidden_size_defaults_to_the_size_of_the_query() -> None:
     assert AdditiveAttention(4, 6).score_proj.in_features == 4
     assert AdditiveAttention(4, 6, hidden_dim=9).score_proj.in_features == 9
 
 
-def test_refuses_a_hidden_layer_of_nothing() -> None:
+def test_refuses_an_empty_hidden_layer() -> None:
     with pytest.raises(ValueError, match="hidden_dim must be a positive feature size, got 0"):
         AdditiveAttention(4, hidden_dim=0)

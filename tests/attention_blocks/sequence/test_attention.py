@@ -6,7 +6,7 @@ from attention_blocks import Attention, AttentionOutput, DotProductAttention, Me
 
 
 class FirstKey(Attention):
-    """The least that a subclass has to write; remembers what it was called with."""
+    """Minimal subclass; records its calls."""
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         return Memory(key, key if value is None else value)
@@ -32,7 +32,7 @@ def test_forward_is_project_then_attend() -> None:
     assert torch.equal(seen, mask)
 
 
-def test_base_says_what_a_subclass_must_define() -> None:
+def test_the_base_class_names_the_methods_to_define() -> None:
     class Unfinished(Attention):
         pass
 
@@ -45,7 +45,7 @@ def test_base_says_what_a_subclass_must_define() -> None:
         block.attend(torch.randn(1, 2, 4), Memory(torch.randn(1, 3, 4), torch.randn(1, 3, 4)))
 
 
-def test_sizes_follow_one_another() -> None:
+def test_sizes_default_to_one_another() -> None:
     for arguments, sizes in (((8,), (8, 8, 8)), ((8, 6), (8, 6, 6)), ((8, 6, 5), (8, 6, 5))):
         block = Attention(*arguments)
         assert (block.query_dim, block.key_dim, block.context_dim) == sizes
@@ -60,7 +60,7 @@ def test_refuses_sizes_that_are_not_positive(arguments: tuple[int, ...], name: s
 
 
 @pytest.mark.parametrize("lead", [(2,), (2, 4)], ids=str)
-def test_memory_is_joined_along_the_positions(lead: tuple[int, ...]) -> None:
+def test_memory_is_concatenated_along_the_positions(lead: tuple[int, ...]) -> None:
     first = Memory(torch.randn(*lead, 3, 5), torch.randn(*lead, 3, 6))
     later = Memory(torch.randn(*lead, 2, 5), torch.randn(*lead, 2, 6))
     joined = first.append(later)
@@ -71,7 +71,7 @@ def test_memory_is_joined_along_the_positions(lead: tuple[int, ...]) -> None:
     assert torch.equal(joined.value[..., 3:, :], later.value)
 
 
-def test_masks_are_looked_at_on_the_way_in() -> None:
+def test_forward_checks_the_mask() -> None:
     query = torch.randn(2, 3, 4)
     with pytest.raises(TypeError, match=r"mask must be boolean"):
         FirstKey(4)(query, query, mask=torch.zeros(3, 3))
@@ -81,8 +81,8 @@ def test_masks_are_looked_at_on_the_way_in() -> None:
         FirstKey(4)(query, query, mask=torch.ones(3, 3).bool().triu(1))
 
 
-def test_attend_takes_masks_as_they_are() -> None:
-    # A cached step has no time to read its mask; only forward asks whether it looks inverted.
+def test_attend_does_not_check_for_inverted_masks() -> None:
+    # Only forward checks whether a mask looks inverted; reading it would slow down a cached step.
     block, query = DotProductAttention(4), torch.randn(2, 3, 4)
     anti_causal = torch.ones(3, 3).bool().triu(1)
     context = block.attend(query, block.project(query), anti_causal).context

@@ -23,7 +23,7 @@ def test_equals_torch() -> None:
     torch.testing.assert_close(found.weights, weights)
 
 
-def test_one_projection_serves_every_step() -> None:
+def test_one_projection_is_used_in_every_step() -> None:
     block = CrossAttention(16, 12, num_heads=4)
     query, key, mask = torch.randn(2, 3, 16), torch.randn(2, 5, 12), padding_mask(torch.tensor([5, 2]))
     memory = block.project(key)
@@ -31,14 +31,14 @@ def test_one_projection_serves_every_step() -> None:
     torch.testing.assert_close(torch.cat(steps, dim=1), block(query, key, mask=mask).context)
 
 
-def test_many_queries_of_one_row_share_its_memory() -> None:
+def test_several_queries_of_a_row_share_its_memory() -> None:
     block = CrossAttention(16, 12, num_heads=4)
     beams, key = torch.randn(2, 3, 16), torch.randn(2, 5, 12)
     copied = block(beams.flatten(0, 1)[:, None], key.repeat_interleave(3, dim=0)).context
     torch.testing.assert_close(block(beams, key).context, copied.view(2, 3, 16))
 
 
-def test_weights_move_between_it_and_its_base() -> None:
+def test_weights_load_into_the_base_class_and_back() -> None:
     block, base = CrossAttention(16, 12, num_heads=4), MultiHeadAttention(16, 12, num_heads=4)
     base.load_state_dict(block.state_dict())
     query, key = torch.randn(2, 3, 16), torch.randn(2, 5, 12)

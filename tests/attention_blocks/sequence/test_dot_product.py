@@ -45,7 +45,7 @@ def test_scaled_is_what_torch_calls_scaled() -> None:
     torch.testing.assert_close(block(query, key, value, need_weights=True).context, wanted)
 
 
-def test_cosine_knows_no_length() -> None:
+def test_cosine_is_independent_of_the_length() -> None:
     query, key, value = (torch.randn(2, t, 8, dtype=torch.float64) for t in (3, 5, 5))
     block = DotProductAttention(8, similarity="cosine", scale=10.0)
     found = block(1000 * query, key / 1000, value).context
@@ -68,7 +68,7 @@ def test_has_no_parameters() -> None:
     assert not list(DotProductAttention(8).parameters())
 
 
-def test_refuses_unlike_sizes() -> None:
+def test_refuses_different_sizes() -> None:
     with pytest.raises(ValueError, match=r"key_dim \(6\) must equal query_dim \(8\).*'general'"):
         DotProductAttention(8, 6)
 

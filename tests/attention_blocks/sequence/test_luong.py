@@ -76,7 +76,7 @@ def test_monotonic_window_follows_the_offset() -> None:
     assert cast(Tensor, weights)[0, 0].nonzero().flatten().tolist() == [5, 6, 7]
 
 
-def test_predicted_position_stays_within_the_sentence() -> None:
+def test_predicted_position_stays_within_the_sequence() -> None:
     block = LuongAttention(4, window="local-p", radius=1).double()
     with torch.no_grad():
         weight(block.position_proj).fill_(100.0)
@@ -87,7 +87,7 @@ def test_predicted_position_stays_within_the_sentence() -> None:
     assert not weights[1, :, 4:].any()
 
 
-def test_predicted_position_learns() -> None:
+def test_predicted_position_gets_a_gradient() -> None:
     block = LuongAttention(4, window="local-p", radius=4)
     block(torch.randn(2, 3, 4), torch.randn(2, 9, 4)).context.sum().backward()
     for linear in (block.position_hidden, block.position_proj):
@@ -106,7 +106,7 @@ def test_predicted_position_learns() -> None:
     ],
     ids=str,
 )
-def test_refuses_what_it_does_not_know(arguments: dict[str, str], message: str) -> None:
+def test_refuses_unknown_scores_and_windows(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LuongAttention(4, 6, **arguments)  # type: ignore[arg-type]
 

@@ -70,7 +70,7 @@ def test_equals_torch(need_weights: bool) -> None:
 
 @both_paths
 @every_configuration
-def test_what_comes_later_has_no_influence(name: str, need_weights: bool) -> None:
+def test_later_positions_have_no_influence(name: str, need_weights: bool) -> None:
     block, x = _build(name), torch.randn(2, 6, 16, dtype=torch.float64)
     wanted = block(x, need_weights=need_weights).context
     changed = x.clone()
@@ -82,7 +82,7 @@ def test_what_comes_later_has_no_influence(name: str, need_weights: bool) -> Non
 
 @both_paths
 @pytest.mark.parametrize("window", [1, 2, 4])
-def test_a_window_sees_so_many_positions(window: int, need_weights: bool) -> None:
+def test_a_window_covers_its_number_of_positions(window: int, need_weights: bool) -> None:
     block = MaskedSelfAttention(16, num_heads=4, window=window).double()
     x = torch.randn(1, 6, 16, dtype=torch.float64, requires_grad=True)
     context = block(x, need_weights=need_weights).context
@@ -158,7 +158,7 @@ def test_a_cache_of_any_length_exports(name: str) -> None:
 
 
 @pytest.mark.parametrize("window", [0, -3])
-def test_refuses_a_window_of_nothing(window: int) -> None:
+def test_refuses_an_empty_window(window: int) -> None:
     with pytest.raises(ValueError, match=rf"window counts positions.*1 or more, got {window}"):
         MaskedSelfAttention(16, window=window)
 
@@ -176,7 +176,7 @@ def test_a_mask_for_a_step_covers_the_cache() -> None:
     ids=str,
 )
 def test_hypotheses_of_a_beam_in_one_cache_equal_separate_sequences(arguments: dict[str, Any]) -> None:
-    """Over several steps in which hypotheses are dropped and doubled, as a beam does."""
+    """Over several steps in which hypotheses are dropped and duplicated, as in a beam search."""
     block = MaskedSelfAttention(16, num_heads=4, **arguments).double().eval()
     batch, beams = 2, 3
     x = torch.randn(6, batch, beams, 16, dtype=torch.float64)

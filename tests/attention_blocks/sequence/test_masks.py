@@ -95,12 +95,12 @@ def test_no_mask_of_ours_looks_inverted(
     ],
     ids=["window at the end", "packed", "holes", "nothing", "no rows"],
 )
-def test_a_mask_with_something_of_the_inverted_look_passes(mask: Tensor, queries: int) -> None:
+def test_masks_that_resemble_inverted_ones_are_accepted(mask: Tensor, queries: int) -> None:
     check_polarity(mask, queries)
     assert check_mask(mask, mask.size(0), queries, mask.size(2)) is not None
 
 
-def test_two_queries_are_too_few_to_tell() -> None:
+def test_two_queries_are_too_few_to_detect_inversion() -> None:
     check_polarity(~causal_mask(2))
     with pytest.raises(ValueError, match="looks inverted"):
         check_polarity(~causal_mask(3))
@@ -108,14 +108,14 @@ def test_two_queries_are_too_few_to_tell() -> None:
 
 @quickly
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=5).filter(lambda lengths: len(set(lengths)) > 1))
-def test_inverted_padding_is_seen(lengths: list[int]) -> None:
+def test_detects_inverted_padding(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"looks inverted.*True means may attend.*pass ~mask"):
         check_polarity(~padding_mask(torch.tensor(lengths)))
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (4,)], ids=str)
 @pytest.mark.parametrize("length", [3, 7])
-def test_inverted_causality_is_seen(lead: tuple[int, ...], length: int) -> None:
+def test_detects_inverted_causal_masks(lead: tuple[int, ...], length: int) -> None:
     with pytest.raises(ValueError, match=r"looks inverted"):
         check_polarity(~causal_mask(length).expand(*lead, length, length))
 
@@ -140,7 +140,7 @@ def test_lengths_are_integers(lengths: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (2, 1)], ids=str)
-def test_lengths_are_one_a_sequence(shape: tuple[int, ...]) -> None:
+def test_refuses_lengths_that_are_not_one_per_sequence(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"lengths must have shape \(B,\), got"):
         padding_mask(torch.ones(shape, dtype=torch.long))
 
@@ -151,7 +151,7 @@ def test_refuses_a_window_of_negative_size(name: str, before: int, after: int | 
         window_mask(3, before=before, after=after)
 
 
-def test_masks_are_made_where_they_are_wanted() -> None:
+def test_masks_are_created_on_the_device() -> None:
     assert causal_mask(3, device="meta").device.type == "meta"
     assert window_mask(3, device="meta").device.type == "meta"
     assert padding_mask(torch.ones(3, dtype=torch.long, device="meta"), 4).device.type == "meta"
@@ -159,7 +159,7 @@ def test_masks_are_made_where_they_are_wanted() -> None:
 
 @quickly
 @given(data=st.data(), batch=st.integers(1, 4), queries=st.integers(1, 4), keys=st.integers(1, 4))
-def test_check_mask_passes_what_broadcasts_and_nothing_else(
+def test_check_mask_accepts_masks_that_broadcast_and_no_others(
     data: st.DataObject, batch: int, queries: int, keys: int
 ) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 4), max_size=4)))
@@ -177,5 +177,5 @@ def test_check_mask_passes_what_broadcasts_and_nothing_else(
     assert torch.equal(checked.expand(wanted), expanded)
 
 
-def test_check_mask_lets_no_mask_pass() -> None:
+def test_check_mask_accepts_no_mask() -> None:
     assert check_mask(None, 2, 3, 4) is None

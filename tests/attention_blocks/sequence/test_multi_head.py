@@ -13,7 +13,7 @@ from attention_blocks import ALiBi, MultiHeadAttention, RotaryPosition, causal_m
 
 
 def same_weights(block: MultiHeadAttention) -> nn.MultiheadAttention:
-    """torch's own block with the weights of ours."""
+    """torch's block with our weights."""
     theirs = nn.MultiheadAttention(
         block.query_dim,
         block.num_heads,
@@ -45,7 +45,7 @@ def drawn(block: MultiHeadAttention) -> MultiHeadAttention:
 
 
 def heads_of(block: MultiHeadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the projections give, (B, T, heads, head_dim), cut by strides of our own."""
+    """The projections as (B, T, heads, head_dim), split by explicit strides."""
     maps = ((block.query_proj, query), (block.key_proj, key), (block.value_proj, key))
     q, k, v = (linear(x).view(*x.shape[:2], -1, block.head_dim) for linear, x in maps)
     return q, k, v
@@ -137,7 +137,7 @@ def test_heads_equal_scaled_dot_product_attention() -> None:
 
 
 class Ramp(nn.Module):
-    """A score bias of the test's own: head · query · 0.1 - key."""
+    """A score bias for this test: head · query · 0.1 - key."""
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_alibi_and_rotary_follow_their_equations() -> None:
     block = drawn(MultiHeadAttention(8, num_heads=2, rotary=RotaryPosition, score_bias=ALiBi))
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     q, k, v = heads_of(block, x, x)
-    # A pair of features is a complex number; position t turns it by t · base^(-pair / pairs) radians.
+    # A pair of features is a complex number; position t rotates it by t · base^(-pair / pairs) radians.
     speed = torch.tensor([1.0, 0.01], dtype=torch.float64)
     turn = torch.polar(torch.ones(5, 2, dtype=torch.float64), torch.arange(5)[:, None] * speed)[:, None]
     q, k = (torch.complex(heads[..., :2], heads[..., 2:]) * turn for heads in (q, k))
@@ -184,7 +184,7 @@ def test_alibi_and_rotary_follow_their_equations() -> None:
 
 
 def _shows_its_weights(dropout: float, keys: int) -> MultiHeadAttention:
-    """One head whose values are one-hot, so that the context is the map as it was applied."""
+    """One head whose values are one-hot, so that the context is the attention map after dropout."""
     block = MultiHeadAttention(keys, num_heads=1, dropout=dropout, bias=False)
     with torch.no_grad():
         for linear in (block.value_proj, block.out_proj):
@@ -193,7 +193,7 @@ def _shows_its_weights(dropout: float, keys: int) -> MultiHeadAttention:
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_dropout_drops_its_share_of_weights_and_keeps_the_mean(need_weights: bool) -> None:
+def test_dropout_drops_the_fraction_of_weights_and_keeps_the_mean(need_weights: bool) -> None:
     block = _shows_its_weights(0.25, 50).train()
     key, query = torch.eye(50).expand(40, -1, -1), torch.randn(40, 10, 50)
     applied = block(query, key, need_weights=need_weights).context
@@ -213,7 +213,7 @@ def test_a_shared_module_is_shared() -> None:
     assert blocks[0].score_bias is blocks[1].score_bias
 
 
-def test_starts_as_xavier_says() -> None:
+def test_starts_with_xavier_uniform_weights() -> None:
     block = MultiHeadAttention(64, 32, num_heads=4, num_kv_heads=1)
     for linear in (block.query_proj, block.key_proj, block.value_proj, block.out_proj):
         bound = math.sqrt(6 / (linear.in_features + linear.out_features))
@@ -249,7 +249,7 @@ def test_prints_its_heads() -> None:
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2])
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_one_query_of_grouped_heads_gets_what_it_gets_among_others(num_kv_heads: int, need_weights: bool) -> None:
+def test_one_query_of_grouped_heads_equals_the_same_among_others(num_kv_heads: int, need_weights: bool) -> None:
     attention = MultiHeadAttention(8, num_heads=4, num_kv_heads=num_kv_heads, score_bias=ALiBi)
     query, key = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     mask = torch.rand(2, 3, 5) > 0.3
@@ -265,7 +265,7 @@ def test_one_query_of_grouped_heads_gets_what_it_gets_among_others(num_kv_heads:
             torch.testing.assert_close(alone.weights, together.weights[:, :, position : position + 1])
 
 
-def test_nothing_to_attend_to_without_a_mask_gives_zeros() -> None:
+def test_no_keys_give_a_zero_context() -> None:
     attention = MultiHeadAttention(8, num_heads=2)
     nn.init.ones_(attention.out_proj.bias)
     for need_weights in (False, True):

@@ -31,7 +31,7 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def softmax(scores: list[float], mask: list[bool]) -> list[float]:
-    """exp over the sum of exps, of what the mask leaves."""
+    """exp over the sum of exps, over the keys that the mask allows."""
     highest = max((score for score, is_open in zip(scores, mask, strict=True) if is_open), default=0.0)
     exp = [math.exp(score - highest) if is_open else 0.0 for score, is_open in zip(scores, mask, strict=True)]
     return [e / sum(exp) if sum(exp) else 0.0 for e in exp]
@@ -69,7 +69,7 @@ def test_masked_softmax_gives_an_empty_row_no_gradient() -> None:
 
 @both_paths
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
-def test_no_step_on_the_way_back_is_nan(need_weights: bool) -> None:
+def test_no_step_of_the_backward_pass_is_nan(need_weights: bool) -> None:
     query, key, value = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(3))
     mask = torch.rand(2, 1, 4, 4) > 0.4
     mask[0, :, 1], mask[1] = False, False
@@ -83,7 +83,7 @@ def test_no_step_on_the_way_back_is_nan(need_weights: bool) -> None:
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The formula in float64, with nothing fused: softmax(scale · q·k + bias) v."""
+    """The formula in float64, not fused: softmax(scale · q·k + bias) v."""
     scores = scale * torch.einsum("bnqd,bnkd->bnqk", query.double(), key.double())
     if bias is not None:
         scores = scores + bias.double()
@@ -157,7 +157,7 @@ def test_scores_are_safe_in_low_precision(need_weights: bool, dtype: torch.dtype
     query, key, value = (torch.randn(2, 3, t, d) for t, d in ((4, 8), (6, 8), (6, 5)))
     mask = torch.rand(2, 1, 4, 6) > 0.3 if masked else None
     bias = torch.randn(3, 4, 6) if biased else None
-    # Products too large for fp16, which the small scale brings back to ordinary size.
+    # Products too large for fp16, which a small scale compensates.
     low = [(200 * x).to(dtype) for x in (query, key)] + [value.to(dtype)]
     assert (low[0].double() @ low[1].double().mT).abs().max() > torch.finfo(torch.float16).max
     wanted, _ = attention(low[0], low[1], low[2], mask, bias, 2e-5)
@@ -171,10 +171,10 @@ def test_scores_are_safe_in_low_precision(need_weights: bool, dtype: torch.dtype
 @pytest.mark.filterwarnings("ignore:.*autocast_cpu.*deprecated")
 @pytest.mark.parametrize("use", ["halves", "autocast", "compiled"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_fused_kernel_is_kept_from_what_it_errs_at(
+def test_the_fused_kernel_is_not_used_where_it_is_wrong(
     use: str, causal: bool, monkeypatch: pytest.MonkeyPatch, fused_calls: list[object]
 ) -> None:
-    """On CPUs under torch 2.3 and 2.4; newer ones are made to believe that they are as old."""
+    """On CPUs with torch 2.3 and 2.4, which newer versions simulate here."""
     query, key, value = (torch.randn(2, 3, t, 8) for t in (4, 6, 6))
     wanted, _ = attention(query, key, value, causal_mask(4, 6) if causal else None, None, 8**-0.5)
     monkeypatch.setattr(module, "_SOUND_ON_CPU", False)
@@ -196,8 +196,10 @@ def test_the_fused_kernel_is_kept_from_what_it_errs_at(
 
 @settings(deadline=None, max_examples=25)
 @given(queries=st.integers(1, 9), keys=st.integers(1, 7), masked=st.booleans(), biased=st.booleans())
-def test_few_queries_without_gradients_get_the_same(queries: int, keys: int, masked: bool, biased: bool) -> None:
-    """A step of decoding, which on CPUs leaves the fused kernel alone."""
+def test_few_queries_without_gradients_give_the_same_result(
+    queries: int, keys: int, masked: bool, biased: bool
+) -> None:
+    """A decoding step, which does not use the fused kernel on CPUs."""
     query, key, value = (torch.randn(2, 3, t, 8) for t in (queries, keys, keys))
     mask = torch.rand(2, 1, queries, keys) < 0.6 if masked else None
     bias = torch.randn(3, queries, keys) if biased else None
@@ -217,7 +219,7 @@ def test_zero_keys_give_zero(need_weights: bool) -> None:
 
 
 @both_paths
-def test_refuses_a_mask_of_numbers(need_weights: bool) -> None:
+def test_refuses_a_mask_that_is_not_boolean(need_weights: bool) -> None:
     query = torch.randn(1, 1, 2, 4)
     with pytest.raises(TypeError, match=r"mask must be boolean .* got torch.float32"):
         dot_product_attention(query, query, query, torch.zeros(2, 2), need_weights=need_weights)
@@ -227,7 +229,7 @@ def test_refuses_a_mask_of_numbers(need_weights: bool) -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(("queries", "keys", "fused"), [(3, 5, 0), (200, 200, 0), (3, 201, 1), (201, 3, 1)])
-def test_bfloat16_is_trained_by_what_is_faster(
+def test_bfloat16_is_trained_on_the_faster_path(
     queries: int, keys: int, fused: int, autocast: bool, fused_calls: list[object]
 ) -> None:
     mask = torch.rand(2, 1, queries, keys) > 0.2

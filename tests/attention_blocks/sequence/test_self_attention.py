@@ -29,13 +29,13 @@ def test_without_keys_the_queries_are_the_keys() -> None:
     torch.testing.assert_close(block(x, need_weights=True), block(x, x, x, need_weights=True))
 
 
-def test_keys_and_values_may_still_be_given() -> None:
+def test_accepts_keys_and_values() -> None:
     block = SelfAttention(16, num_heads=4, value_dim=6)
     x, key, value = torch.randn(2, 5, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 6)
     memory = block.project(key, value)
     torch.testing.assert_close(block(x, key, value), block.attend(x, memory))
 
 
-def test_refuses_itself_where_its_keys_are_of_another_size() -> None:
+def test_refuses_keys_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"key must have shape \(B, T_k, 8\), got \(2, 5, 16\)"):
         SelfAttention(16, 8, num_heads=4)(torch.randn(2, 5, 16))

@@ -11,7 +11,7 @@ CopyAttention = Callable[[nn.MultiheadAttention, MultiHeadAttention], None]
 
 @pytest.fixture
 def copy_attention() -> CopyAttention:
-    """Gives our attention the weights of torch's, which holds the three maps in one."""
+    """Copies the weights of torch's attention, which has one tensor for three projections."""
 
     def copy(theirs: nn.MultiheadAttention, ours: MultiHeadAttention) -> None:
         with torch.no_grad():

@@ -21,7 +21,7 @@ def test_evaluation_uses_running_statistics() -> None:
     torch.testing.assert_close(norm.eval()(other), (other - rows.mean(0)) / (rows.var(0) + 1e-5).sqrt())
 
 
-def test_slices_that_are_not_contiguous_are_taken() -> None:
+def test_accepts_inputs_that_are_not_contiguous() -> None:
     norm = SequenceBatchNorm(4).eval()
     x = torch.randn(3, 5, 4)
     torch.testing.assert_close(norm(x[:, :1]), norm(x)[:, :1])

@@ -56,7 +56,7 @@ def copy_layer(theirs: nn.TransformerDecoderLayer, ours: DecoderLayer, copy_atte
 
 
 def shake(module: nn.Module) -> None:
-    """Moves every parameter away from the ones and zeros that would hide a missing or swapped part."""
+    """Perturbs all parameters, since ones and zeros would hide a missing or swapped part."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -135,7 +135,7 @@ def test_steps_equal_the_whole(self_attention: MakeAttention, norm_first: bool, 
     layer = DecoderLayer(8, 12, self_attention=self_attention, norm_first=norm_first).double()
     shake(layer)
     x, memory = torch.randn(3, 6, 8, dtype=torch.float64), torch.randn(3, 5, 12, dtype=torch.float64)
-    # The first sentence begins with padding, as prompts of unlike lengths do.
+    # The first sequence starts with padding, like prompts of different lengths.
     mask = padding_mask(torch.tensor([6, 6, 6]))
     mask[0, :, :2] = False
     memory_mask = padding_mask(torch.tensor([2, 5, 4]))
@@ -158,7 +158,7 @@ def test_steps_equal_the_whole(self_attention: MakeAttention, norm_first: bool, 
     [partial(CROSS, rotary=RotaryPosition), partial(LuongAttention, window="local-m", radius=2)],
     ids=["rotary", "luong"],
 )
-def test_positions_of_the_cross_attention_go_on_in_steps(cross_attention: MakeAttention) -> None:
+def test_positions_of_the_cross_attention_continue_in_steps(cross_attention: MakeAttention) -> None:
     layer = DecoderLayer(8, cross_attention=cross_attention).double()
     x, memory = torch.randn(2, 6, 8, dtype=torch.float64), torch.randn(2, 9, 8, dtype=torch.float64)
     state, steps = layer.start(memory), []
@@ -200,7 +200,7 @@ def test_stack_with_positions_steps_as_the_whole(position: nn.Module, self_atten
             torch.testing.assert_close(output.cross_weights[layer][..., 0, :], cross_weights[layer][..., t, :])
 
 
-def test_rows_of_the_state_can_be_chosen() -> None:
+def test_rows_of_the_state_can_be_selected() -> None:
     decoder = TransformerDecoder(8, 2).double()
     x, memory = torch.randn(3, 4, 8, dtype=torch.float64), torch.randn(3, 5, 8, dtype=torch.float64)
     _, state = decoder.step(x[:, :3], decoder.start(memory))
@@ -350,7 +350,7 @@ def test_refuses_unfit_arguments() -> None:
             take(memory[0])
 
 
-def test_steps_take_gradients_as_the_whole_does() -> None:
+def test_steps_have_the_gradients_of_the_whole() -> None:
     layer = HEADS(8).double()
     x, memory = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 4, 8, dtype=torch.float64)
 
@@ -415,7 +415,7 @@ BEAM_LAYERS = {
 
 
 def check_beams(decoder: TransformerDecoder, need_weights: bool) -> None:
-    """K hypotheses on one memory equal K sequences with a copy each, while the beam drops and doubles hypotheses."""
+    """K hypotheses on one memory equal K sequences with a copy each, while the beam drops and duplicates hypotheses."""
     shake(decoder.double().eval())
     memory, memory_mask = torch.randn(2, 5, 16, dtype=torch.float64), padding_mask(torch.tensor([5, 3]))
     alone = decoder.start(memory.repeat_interleave(3, dim=0))
@@ -461,7 +461,7 @@ def test_hypotheses_of_a_beam_equal_sequences_with_a_memory_each(
     check_beams(TransformerDecoder(16, depth=2, layer=layer), need_weights)
 
 
-def test_layers_that_share_their_past_and_layers_that_do_not_stand_in_one_stack() -> None:
+def test_a_stack_may_mix_layers_that_share_their_past_and_layers_that_do_not() -> None:
     attentions = iter([SELF, partial(SELF, window=2)])
     decoder = TransformerDecoder(
         16, depth=2, layer=lambda *args, **kw: HEADS(*args, self_attention=next(attentions), **kw)
@@ -477,7 +477,7 @@ def test_refuses_x_and_memory_of_different_batch_sizes(self_attention: MakeAtten
     assert isinstance(layer, DecoderLayer)
     memory = torch.randn(2, 5, 16)
     state = layer.start(memory)
-    # Four rows are two for each row of the memory: hypotheses are a matter of step_beams alone.
+    # Four rows would be two per row of the memory, but hypotheses are for step_beams alone.
     for batch, length in ((4, 3), (4, 1), (1, 1)):
         x = torch.randn(batch, length, 16)
         for refuse in (

@@ -13,7 +13,7 @@ def test_drops_whole_rows_at_the_rate_and_keeps_the_mean(rate: float) -> None:
     values = y[:, 0, 0]
     kept = values != 0
     torch.testing.assert_close(values[kept], torch.full_like(values[kept], 1 / (1 - rate)))
-    # Five standard deviations of a binomial share.
+    # Five standard deviations of a binomial proportion.
     assert kept.double().mean().item() == pytest.approx(1 - rate, abs=5 * (rate * (1 - rate) / rows) ** 0.5)
 
 
@@ -39,6 +39,6 @@ def test_keeps_the_dtype(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_refuses_a_rate_that_is_no_share(rate: float) -> None:
+def test_refuses_a_rate_outside_its_range(rate: float) -> None:
     with pytest.raises(ValueError, match=rf"rate must lie in \[0, 1\), got {rate}"):
         DropPath(rate)

@@ -44,7 +44,7 @@ def copy_layer(theirs: nn.TransformerEncoderLayer, ours: EncoderLayer, copy_atte
 
 
 def shake(module: nn.Module) -> None:
-    """Moves every parameter away from the ones and zeros that would hide a missing or swapped part."""
+    """Perturbs all parameters, since ones and zeros would hide a missing or swapped part."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -129,7 +129,7 @@ def test_stack_equals_torch(copy_attention: CopyAttention, norm_first: bool, dep
     assert [tuple(weights.shape) for weights in maps] == [(2, 4, 5, 5)] * depth
 
 
-def test_other_parts_are_put_where_they_belong() -> None:
+def test_custom_parts_are_used() -> None:
     layer = EncoderLayer(16, attention=HEADS, feed_forward=SwiGLU, norm=RMSNorm).double()
     shake(layer)
     x = torch.randn(2, 5, 16, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_other_parts_are_put_where_they_belong() -> None:
 )
 @pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
 @pytest.mark.parametrize("norm", [nn.LayerNorm, SequenceBatchNorm])
-def test_first_positions_alone_equal_the_first_positions_of_all(
+def test_the_first_positions_alone_equal_those_of_all(
     attention: Callable[[int, int], Attention], norm: Callable[[int], nn.Module], norm_first: bool
 ) -> None:
     layer = EncoderLayer(16, attention=attention, norm=norm, norm_first=norm_first).double().eval()
@@ -198,7 +198,7 @@ def test_stack_computes_the_wanted_positions_only(mask: Tensor | None, need_weig
             torch.testing.assert_close(weights, full)
 
 
-def test_the_last_layer_does_work_for_the_wanted_positions_only() -> None:
+def test_the_last_layer_computes_the_wanted_positions_only() -> None:
     encoder = TransformerEncoder(16, 2, layer=partial(EncoderLayer, attention=HEADS))
     seen: list[int] = []
     for layer in encoder.layers:

@@ -33,7 +33,7 @@ def test_equals_timm() -> None:
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_dropout_thins_the_hidden_features_in_training_only() -> None:
+def test_dropout_of_the_hidden_features_in_training_only() -> None:
     feed_forward = FeedForward(1, 4000, activation=nn.Identity, dropout=0.25)
     with torch.no_grad():
         for parameter in feed_forward.parameters():
@@ -47,7 +47,7 @@ def test_dropout_thins_the_hidden_features_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_same_without_gradients_and_leaves_its_input_alone(approximate: str) -> None:
+def test_same_without_gradients_and_does_not_change_its_input(approximate: str) -> None:
     feed_forward = FeedForward(4, activation=partial(nn.GELU, approximate=approximate))
     x = torch.randn(2, 3, 4)
     before = x.clone()

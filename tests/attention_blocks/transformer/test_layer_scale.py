@@ -14,7 +14,7 @@ def test_multiplies_each_feature_by_its_own_factor() -> None:
 
 
 @pytest.mark.parametrize("init", [1e-5, 0.1, 1])
-def test_all_factors_start_alike_and_are_learned(init: float) -> None:
+def test_all_factors_start_equal_and_are_learned(init: float) -> None:
     scale = LayerScale(3, init=init)
     assert scale.gamma.dtype == torch.float32
     assert scale.gamma.tolist() == pytest.approx([init] * 3)

@@ -23,12 +23,12 @@ def test_training_drops_features_and_rows_of_the_branch_only() -> None:
     assert (found[kept] != 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_what_is_not_asked_for_is_not_there() -> None:
+def test_parts_that_are_not_requested_are_not_created() -> None:
     assert list(Residual(3).children()) == []
     assert list(Residual(3, layer_scale=0.1).state_dict()) == ["scale.gamma"]
 
 
-def test_refuses_shares_outside_their_range() -> None:
+def test_refuses_rates_outside_their_range() -> None:
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1.0"):
         Residual(3, dropout=1.0)
     with pytest.raises(ValueError, match=r"drop_path must lie in \[0, 1\), got -1"):

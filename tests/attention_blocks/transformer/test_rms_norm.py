@@ -13,7 +13,7 @@ def formula(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @pytest.fixture(params=["torch", "formula"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways through the code: torch's function, and what stands in for it on torch 2.3."""
+    """Both implementations: torch's function, and the formula for torch 2.3."""
     if request.param == "formula":
         monkeypatch.delattr(F, "rms_norm", raising=False)
 

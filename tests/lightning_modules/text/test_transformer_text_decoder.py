@@ -1,4 +1,4 @@
-"""The Transformer decoder step by step against the whole, whatever its attentions and positions."""
+"""Cached decoding equals uncached decoding, with any attention and position encoding."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_steps_equal_the_whole(make: Callable[..., TransformerTextDecoder]) -> N
     torch.testing.assert_close(weights, torch.stack(layers.cross_weights).mean(dim=(0, 2)))
 
 
-@pytest.mark.parametrize("place", ["self_attention", "cross_attention"])
-def test_steps_equal_the_whole_with_any_attention(attention: Callable[[int, int], Attention], place: str) -> None:
-    layer = partial(LAYER, **{place: attention})
+@pytest.mark.parametrize("role", ["self_attention", "cross_attention"])
+def test_steps_equal_the_whole_with_any_attention(attention: Callable[[int, int], Attention], role: str) -> None:
+    layer = partial(LAYER, **{role: attention})
     decoder, memory, tokens = drawn(TransformerTextDecoder(V, dim=D, depth=2, layer=layer)), source([4, 6]), words(2, 6)
     logits, weights = stepwise(decoder, tokens, memory)
     torch.testing.assert_close(logits, decoder.output(decoder(tokens, memory)))
@@ -139,13 +139,13 @@ def test_a_padded_batch_equals_each_sentence_alone(lengths: list[int], kind: str
 
 
 @every_kind
-def test_what_follows_is_not_seen(make: Callable[..., TransformerTextDecoder]) -> None:
+def test_later_tokens_have_no_influence(make: Callable[..., TransformerTextDecoder]) -> None:
     decoder, memory, tokens = drawn(make(V, dim=D, depth=2)), source([T_K, 2]), words(2, 6)
     torch.testing.assert_close(decoder(tokens[:, :4], memory), decoder(tokens, memory)[:, :4])
 
 
 def greedy(decoder: TransformerTextDecoder, memory: Encoded, longest: int) -> list[int]:
-    """One sentence, the whole of it computed anew for each token."""
+    """Greedy decoding of one sentence without a cache."""
     tokens = [BOS]
     while len(tokens) <= longest and tokens[-1] != EOS:
         logits = decoder.output(decoder(torch.tensor([tokens]), memory))[0, -1]
@@ -155,7 +155,7 @@ def greedy(decoder: TransformerTextDecoder, memory: Encoded, longest: int) -> li
 
 
 @every_kind
-def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., TransformerTextDecoder]) -> None:
+def test_a_beam_of_one_equals_uncached_greedy_decoding(make: Callable[..., TransformerTextDecoder]) -> None:
     decoder, lengths = drawn(make(V, dim=D, depth=2)), [5, 1, 3, 4]
     memory = source(lengths)
     written = generate(decoder, memory, BeamSearch(size=1), max_length=8, bos_id=BOS, eos_id=EOS, pad_id=PAD)
@@ -165,7 +165,7 @@ def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., Trans
 
 
 def check_scores(decoder: TransformerTextDecoder, memory: Encoded) -> None:
-    """The log probability of each hypothesis of a beam equals that of its tokens, computed all at once."""
+    """The log probability of each hypothesis of a beam equals that of its tokens, computed without a cache."""
     found = generate(decoder, memory, BeamSearch(3), max_length=10, n_best=3, bos_id=BOS, eos_id=EOS, pad_id=PAD)
     assert memory.mask is not None
     for i, hypotheses in enumerate(found):
@@ -214,7 +214,7 @@ def test_pruning_unused_cache_entries_changes_nothing(
     assert max(widths) > 0
 
 
-def test_rotary_positions_alone_tell_places_apart() -> None:
+def test_rotary_positions_encode_the_order() -> None:
     memory, tokens = source([3]), torch.tensor([[BOS, 4, 5, 6, 7]])
     swapped = torch.tensor([[BOS, 5, 4, 6, 7]])
     decoders = {
@@ -223,16 +223,16 @@ def test_rotary_positions_alone_tell_places_apart() -> None:
     }
     last = {kind: [decoder(one, memory)[:, -1] for one in (tokens, swapped)] for kind, decoder in decoders.items()}
     assert not torch.allclose(*last["rotary"])
-    torch.testing.assert_close(*last["none"])  # without any, one layer sees a bag of tokens
+    torch.testing.assert_close(*last["none"])  # without positions, one layer sees a bag of tokens
 
 
-def test_the_norm_behind_the_layers_is_for_those_that_leave_it_out() -> None:
+def test_pre_norm_layers_are_followed_by_a_norm() -> None:
     assert isinstance(TransformerTextDecoder(V, dim=D, depth=1, layer=LAYER).norm, nn.LayerNorm)
     post = TransformerTextDecoder(V, dim=D, depth=1, layer=partial(LAYER, norm_first=False))
     assert isinstance(post.norm, nn.Identity)
 
 
-def test_dropout_is_for_training_only() -> None:
+def test_dropout_in_training_only() -> None:
     decoder, memory, tokens = (
         TransformerTextDecoder(V, dim=D, depth=1, layer=LAYER, dropout=0.5),
         source([3]),
@@ -253,5 +253,5 @@ def test_the_memory_may_have_another_size() -> None:
     assert decoder.step(words(2, 1), decoder.start(memory)).logits.shape == (2, 1, V)
 
 
-def test_positions_are_the_papers_waves_unless_told_otherwise() -> None:
+def test_positions_are_sinusoidal_by_default() -> None:
     assert isinstance(TransformerTextDecoder(V, dim=D, depth=1).position, SinusoidalPosition)
