@@ -13,9 +13,9 @@ from lightning_modules.system.system import System
 class FreezeBackbone(Callback):
     """Freezes the backbone for some epochs, so that only the head is trained, then trains everything.
 
-    The modules of the system's :meth:`System.layers` are frozen and in evaluation mode (no dropout,
-    constant running statistics); all others, such as the head and newly inserted attention, are trained. Training on
-    several devices needs ``--trainer.strategy ddp_find_unused_parameters_true`` unless ``epochs`` is -1.
+    The modules of :meth:`System.layers` are frozen and in evaluation mode (no dropout, constant running statistics);
+    all others, such as the head and newly inserted attention, are trained. Training on several devices needs
+    ``--trainer.strategy ddp_find_unused_parameters_true`` unless ``epochs`` is -1.
 
     Args:
         epochs: number of epochs for which the backbone is frozen; -1 for all.

@@ -1,4 +1,4 @@
-"""One checkpoint out of several of a run: the mean of their weights."""
+"""Mean of the weights of several checkpoints."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from torch import Tensor
 
 from lightning_modules.system.system import read_checkpoint
 
-# What belongs to one moment of training, and means nothing for the mean of several.
-_OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision")
+# Entries that describe the state of a training, which cannot be resumed from a mean of weights.
+_TRAINING_STATE = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision")
 
 
 def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """The last of several checkpoints, with the mean of the weights of all; to be saved, and loaded as any other.
+    """Checkpoint with the mean of the weights of several, ready to be saved and loaded like any other.
 
-    "Attention Is All You Need" averages the last 5 checkpoints of the base model, written every ten minutes, and the
-    last 20 of the big one. The mean of what a fine-tuning began with and what it gave often beats both. Sums are made
-    in float64; what is no floating point number comes from the last one. The state of optimiser and trainer is left
-    out, since training cannot go on from a mean.
+    Sums are computed in float64. Tensors that are not floating-point, and all other entries, are those of the last
+    checkpoint, without the state of optimiser and trainer.
 
     Args:
-        paths: of the checkpoints of one run, or of one that began with another's weights; the last one last.
+        paths: checkpoint files of one run, or of one run and the run that it was fine-tuned from; the latest one last.
 
     Raises:
-        FileNotFoundError: one is missing.
-        ValueError: there is none, one is no checkpoint of a system, or they hold different networks.
+        FileNotFoundError: a file does not exist.
+        ValueError: ``paths`` is empty, a file is not a checkpoint of a system, or the networks differ.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 6.1; Izmailov et al. 2018, "Averaging Weights Leads
@@ -38,14 +36,14 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
         raise ValueError("paths is empty; give the checkpoints to average")
     total: dict[str, Tensor] = {}
     for path in paths:
-        read_checkpoint(path)  # says what is wrong with the file; it reads no weights
+        read_checkpoint(path)  # checks the file, without its weights
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state: dict[str, Tensor] = checkpoint["state_dict"]
-        found, wanted = ({name: weight.shape for name, weight in some.items()} for some in (state, total or state))
-        if found != wanted:
-            names = sorted({name for name, _ in set(found.items()) ^ set(wanted.items())})
+        found, expected = ({name: weight.shape for name, weight in some.items()} for some in (state, total or state))
+        if found != expected:
+            names = sorted({name for name, _ in set(found.items()) ^ set(expected.items())})
             raise ValueError(
-                f"{path}: its network is another than that of {paths[0]}, they differ in {', '.join(names[:3])}"
+                f"paths: the networks of {path} and {paths[0]} differ in {', '.join(names[:3])}"
                 f"{' …' if len(names) > 3 else ''}; average checkpoints of one run"
             )
         for name, weight in state.items():
@@ -56,4 +54,4 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Any]:
         name: (total[name] / len(paths)).to(last.dtype) if last.is_floating_point() else last
         for name, last in state.items()
     }
-    return {name: value for name, value in checkpoint.items() if name not in _OF_TRAINING}
+    return {name: value for name, value in checkpoint.items() if name not in _TRAINING_STATE}

@@ -14,12 +14,12 @@ import numpy as np
 
 from datamodules.tokenizers.tokenizer import Tokenizer
 
-# Packages whose classes and functions are named by where users import them from, so that files can move.
+# Packages whose public names are imported from the package itself, so that files can move.
 _PACKAGES = ("attention_blocks", "datamodules", "lightning_modules")
 
 
 def import_path(thing: object) -> str | None:
-    """Path that a class or function can be imported by, or ``None`` if it cannot be imported.
+    """Import path of a class or function, or ``None`` if it cannot be imported.
 
     Public names of this library are named by their package, everything else by the module that defines it.
 
@@ -44,7 +44,7 @@ def import_path(thing: object) -> str | None:
 
 
 def import_object(path: str) -> object | None:
-    """Object that a path such as "torch.nn.Linear" names, or ``None`` if there is none.
+    """Object at an import path such as "torch.nn.Linear", or ``None`` if there is none.
 
     Example:
         >>> import_object("lightning_modules.System").__name__
@@ -56,7 +56,7 @@ def import_object(path: str) -> object | None:
             found: object = importlib.import_module(".".join(parts[:count]))
         except ModuleNotFoundError as error:
             if error.name is None or not path.startswith(error.name):
-                raise  # the module exists, and one that it imports does not
+                raise  # the module exists, but one of its imports does not
             continue
         for part in parts[count:]:
             found = getattr(found, part, None)
@@ -65,19 +65,27 @@ def import_object(path: str) -> object | None:
 
 
 def to_plain(value: object, argument: str) -> object:
-    """Describes a value in the words of a YAML recipe, from which jsonargparse builds it again.
+    """Converts a constructor argument to plain data in the format of YAML recipes, from which jsonargparse rebuilds it.
 
-    A class, and a :class:`functools.partial` of one, become ``{"class_path": ..., "init_args": ...}``, as does a
-    tokenizer, whose whole definition is one text; a function
-    its import path; a dataclass the mapping of its fields; a member of an enum its name; numbers, text, lists and
-    mappings stay what they are, though in Python's own types: a safe loader knows no ``numpy.float64``.
+    ====================================================  ==================================================
+    value                                                 plain data
+    ====================================================  ==================================================
+    class, :class:`functools.partial` of one, tokenizer   ``{"class_path": ..., "init_args": ...}``
+    function                                              import path
+    dataclass                                             mapping of its fields; with a class path if derived
+    enum member                                           name
+    NumPy scalar                                          Python scalar
+    path                                                  string
+    number, string                                        itself
+    list, tuple, mapping                                  list or mapping of converted items
+    ====================================================  ==================================================
 
     Args:
-        value: what was given to a constructor.
-        argument: the argument's name, for the error.
+        value: value of the argument.
+        argument: name of the argument, for the error message.
 
     Raises:
-        ValueError: the value has no such description, as a lambda or an instance of a class has none.
+        ValueError: the value cannot be described, such as a lambda or an instance of an ordinary class.
 
     Example:
         >>> from functools import partial
@@ -105,7 +113,7 @@ def to_plain(value: object, argument: str) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         plain = {name: to_plain(getattr(value, name), f"{argument}.{name}") for name in fields}
-        # Where one of several kinds may stand, the kind has to be said.
+        # A dataclass with a base is one of several that the argument accepts, so its class has to be named.
         return plain if type(value).__base__ is object else {"class_path": import_path(type(value)), "init_args": plain}
     init_args: dict[str, object] = {}
     while isinstance(value, functools.partial) and not value.args:

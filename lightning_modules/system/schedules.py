@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the whole of a training, whose length the trainer tells."""
+"""Learning-rate schedules over the whole training, whose length is known from the trainer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class LengthAwareSchedule(LRScheduler):
-    """Base of schedules that need to know how many steps the training has; a system tells them.
+    """Base of the schedules that depend on the length of the training.
 
     Args:
-        optimizer: whose rates are set.
-        total_steps: the training's length in optimiser steps; told by the system when left out.
-        last_epoch: the last step that was done, -1 before the first.
+        optimizer: optimiser whose learning rates are set.
+        total_steps: length of the training in optimiser steps; defaults to that of the trainer, which the system sets.
+        last_epoch: last step that was completed, -1 before the first.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int | None = None, last_epoch: int = -1) -> None:
@@ -23,10 +23,13 @@ class LengthAwareSchedule(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def set_total_steps(self, total_steps: float) -> None:
-        """Tells the training's length, unless the constructor did, and sets the rate of the present step anew.
+        """Sets the length of the training, unless the constructor did, and the learning rates of the current step.
+
+        Args:
+            total_steps: length of the training in optimiser steps.
 
         Raises:
-            ValueError: the training has no end.
+            ValueError: ``total_steps`` is infinite.
         """
         if self.total_steps is None:
             if math.isinf(total_steps):
@@ -40,31 +43,35 @@ class LengthAwareSchedule(LRScheduler):
             self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def factor(self, progress: float) -> float:
-        """What the base rate is multiplied by at a share of the training from 0 to 1."""
+        """Factor of the base learning rate.
+
+        Args:
+            progress: fraction of the training that is done, from 0 to 1.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, without the length: a resumed training may be longer than the one that was saved."""
+        """State without the length of the training, since a resumed training may be longer than the saved one."""
         return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
 
-    def get_lr(self) -> list[float]:  # type: ignore[override] # tensors are rates too, not here
-        """The rates of the present step."""
+    def get_lr(self) -> list[float]:  # type: ignore[override] # torch also allows tensors
+        """Learning rates of the current step, one per parameter group."""
         progress = 0.0 if self.total_steps is None else min(self.last_epoch / max(self.total_steps, 1), 1.0)
         return [float(rate) * self.factor(progress) for rate in self.base_lrs]
 
 
 class WarmupCosine(LengthAwareSchedule):
-    """Rises linearly from near nothing, then falls along half a cosine.
+    """Linear warm-up from nearly 0 to the base learning rate, then half a cosine down.
 
     Args:
-        optimizer: whose rates are set.
-        warmup: share of the training in which the rate rises.
-        final: what share of the base rate is left at the end.
-        total_steps: the training's length in optimiser steps; told by the system when left out.
-        last_epoch: the last step that was done, -1 before the first.
+        optimizer: optimiser whose learning rates are set.
+        warmup: fraction of the training in which the rate rises.
+        final: learning rate at the end, as a fraction of the base rate.
+        total_steps: length of the training in optimiser steps; defaults to that of the trainer, which the system sets.
+        last_epoch: last step that was completed, -1 before the first.
 
     Raises:
-        ValueError: a share outside [0, 1].
+        ValueError: ``warmup`` or ``final`` outside [0, 1].
 
     References:
         Loshchilov and Hutter 2017, "SGDR"; Goyal et al. 2017, "Accurate, Large Minibatch SGD" (warm-up).
@@ -89,9 +96,9 @@ class WarmupCosine(LengthAwareSchedule):
         total_steps: int | None = None,
         last_epoch: int = -1,
     ) -> None:
-        for name, share in (("warmup", warmup), ("final", final)):
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
+        for name, fraction in (("warmup", warmup), ("final", final)):
+            if not 0.0 <= fraction <= 1.0:
+                raise ValueError(f"{name} is a fraction and must lie in [0, 1], got {fraction}")
         self.warmup = warmup
         self.final = final
         super().__init__(optimizer, total_steps, last_epoch)
@@ -105,22 +112,22 @@ class WarmupCosine(LengthAwareSchedule):
 
 
 class Noam(LRScheduler):
-    """The schedule of "Attention Is All You Need": rises for some steps, then falls with the root of the step.
+    """Schedule of "Attention Is All You Need": linear warm-up, then decay with the inverse square root of the step.
 
     ::
 
         rate = base · D^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)
 
-    The optimiser's own rate is the factor ``base``; 1 is the paper's.
+    The optimiser's learning rate is the factor ``base``, which is 1 in the paper.
 
     Args:
-        optimizer: whose rates are set.
+        optimizer: optimiser whose learning rates are set.
         dim: D of the model.
-        warmup_steps: steps until the highest rate, which is base / sqrt(D · warmup_steps).
-        last_epoch: the last step that was done, -1 before the first.
+        warmup_steps: steps until the maximum rate, which is base / sqrt(D · warmup_steps).
+        last_epoch: last step that was completed, -1 before the first.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: ``dim`` or ``warmup_steps`` is less than 1.
 
     References:
         Vaswani et al. 2017, "Attention Is All You Need", section 5.3.
@@ -141,8 +148,8 @@ class Noam(LRScheduler):
         self.warmup_steps = warmup_steps
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override] # tensors are rates too, not here
-        """The rates of the present step."""
+    def get_lr(self) -> list[float]:  # type: ignore[override] # torch also allows tensors
+        """Learning rates of the current step, one per parameter group."""
         step = self.last_epoch + 1
         factor = self.dim**-0.5 * min(step**-0.5, step * self.warmup_steps**-1.5)
         return [float(rate) * factor for rate in self.base_lrs]
