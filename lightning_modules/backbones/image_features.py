@@ -1,4 +1,4 @@
-"""Backbones of captioners: from an image to a map of features."""
+"""Backbones of captioners: images to feature maps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lightning_modules.backbones.vit import VisionTransformer
 
 
 class ResNetFeatures(nn.Module):
-    """The last map of a :class:`SmallResNet`, for images of a few pixels.
+    """Last feature map of a :class:`SmallResNet`, for small images.
 
     Args:
-        image_size: of the training images; any other is taken as well.
+        image_size: height and width of the training images; other sizes work as well.
         in_channels: C of the images.
         widths: channels of each stage; each stage but the first halves the image.
         depth: residual blocks in each stage.
-        stem_stride: of the first convolution.
+        stem_stride: stride of the first convolution.
 
     Example:
         >>> ResNetFeatures((32, 32), 1)(torch.randn(2, 1, 32, 48)).shape
@@ -46,12 +46,12 @@ class ResNetFeatures(nn.Module):
 
 
 class ViTFeatures(nn.Module):
-    """The patches of a :class:`VisionTransformer`: an image is described without any convolution.
+    """Patch features of a :class:`VisionTransformer` as a feature map.
 
     Args:
-        image_size: of the training images.
+        image_size: height and width of the training images.
         in_channels: C of the images.
-        network: makes the ViT as ``network(0, image_size, in_channels)``.
+        network: creates the ViT as ``network(0, image_size, in_channels)``.
 
     Example:
         >>> from functools import partial
@@ -72,26 +72,26 @@ class ViTFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, rows, columns)."""
-        return as_map(
+        return as_feature_map(
             self.network.features(images)[:, self.network.num_prefix_tokens :], images, self.network.patch_size
         )
 
 
 class TimmFeatures(nn.Module):
-    """The last map of any backbone of timm, or the patches of any of its ViTs.
+    """Last feature map of any backbone of timm, or the patch features of any of its ViTs.
 
     Args:
-        image_size: of the training images; most CNNs take any.
+        image_size: height and width of the training images; most CNNs take any.
         in_channels: C of the images.
         name: such as "tf_efficientnet_lite0" or "vit_tiny_patch16_224".
-        pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them. Not asked for again
-            when a checkpoint is loaded. The images must be normalised as timm's were, see ``ImageTransform``.
-        stage: take the map of this stage of a CNN, from 0, or from -1 backwards; when left out, what timm pools for its
-            own classifier.
+        pretrained: ``True`` for trained weights, which timm downloads, or the path of a weights file; ignored when a
+            checkpoint is loaded. Images must be normalised as in the original training, see ``ImageTransform``.
+        stage: return the feature map of this stage of a CNN, counted from 0, or from -1 backwards; defaults to the
+            feature map that timm pools for its classifier.
 
     Raises:
         ValueError: timm has no such model, or the model has no such stage.
-        FileNotFoundError: there is no file of weights at that path.
+        FileNotFoundError: there is no weights file at that path.
 
     Example:
         >>> TimmFeatures((64, 96), 3, name="resnet18")(torch.randn(2, 3, 64, 96)).shape
@@ -110,14 +110,14 @@ class TimmFeatures(nn.Module):
         stage: int | None = None,
     ) -> None:
         super().__init__()
-        import timm  # slow, and only what is built from it needs it
+        import timm  # slow to import
 
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         arguments: dict[str, object] = {"in_chans": in_channels}
         if config is not None and config.fixed_input_size:
             arguments["img_size"] = image_size
         if stage is None:
-            # Without its classifier, but with what stands between the last map and the pooling.
+            # Without the classifier, but with the layers between the last stage and the pooling.
             self.model = timm_model(name, pretrained, num_classes=0, **arguments)
         else:
             try:
@@ -128,40 +128,45 @@ class TimmFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, rows, columns)."""
-        images = images.contiguous(memory_format=torch.channels_last)  # in which convolutions on CPUs are faster
+        images = images.contiguous(memory_format=torch.channels_last)  # the faster layout on CPUs
         if self.stage is not None:
             [found] = self.model(images)
         else:
             found = self.model.forward_features(images)
-        if found.ndim == 3:
+        if found.ndim == 3:  # (B, T, D)
             height, width = self.model.patch_embed.patch_size
-            return as_map(found[:, self.model.num_prefix_tokens :], images, (height, width))
+            return as_feature_map(found[:, self.model.num_prefix_tokens :], images, (height, width))
         return found.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else found
 
 
-def as_map(patches: Tensor, images: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Patches in reading order, (B, T, D), as a map, (B, D, rows, columns).
+def as_feature_map(patches: Tensor, images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Patch features in row-major order, (B, T, D), as a feature map, (B, D, rows, columns).
 
     Args:
-        patches: one behind the other.
-        images: what they were cut from, (B, C, H, W).
-        patch_size: height and width of a patch.
+        patches: features of the patches.
+        images: the images, (B, C, H, W).
+        patch_size: height and width of a patch in pixels.
     """
     rows, columns = images.size(-2) // patch_size[0], images.size(-1) // patch_size[1]
     return patches.mT.reshape(len(patches), -1, rows, columns)
 
 
-def map_size(backbone: nn.Module, image_size: tuple[int, int], in_channels: int) -> tuple[int, int, int]:
-    """Features, rows and columns of what a backbone makes of an image, found by showing it an empty one.
+def feature_map_size(backbone: nn.Module, image_size: tuple[int, int], in_channels: int) -> tuple[int, int, int]:
+    """D, rows and columns of a backbone's feature map, found by a forward pass of a black image.
+
+    Args:
+        backbone: (B, C, H, W) to (B, D, rows, columns).
+        image_size: H and W.
+        in_channels: C.
 
     Raises:
-        ValueError: it makes no map.
+        ValueError: the output is not a feature map.
     """
     with evaluating(backbone), torch.no_grad():
         found = backbone(torch.zeros(1, in_channels, *image_size))
     if not isinstance(found, Tensor) or found.ndim != 4:
         raise ValueError(
-            f"backbone must map images to (B, D, rows, columns), but {type(backbone).__name__} gives "
+            f"backbone must map images to (B, D, rows, columns), but {type(backbone).__name__} returns "
             f"{tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__}; see ResNetFeatures"
         )
     return found.size(1), found.size(2), found.size(3)

@@ -1,4 +1,4 @@
-"""A small residual network, for images of a few pixels and for lectures."""
+"""A small residual network for small images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, and what went in added to what comes out.
+    """Two convolutions with a residual connection.
 
     ::
 
         x ─┬─ conv 3x3 / stride ─ norm ─ ReLU ─ conv 3x3 ─ norm ─┐
-           └───────── (1x1 / stride ─ norm, where sizes differ) ─ + ─ ReLU ─▶
+           └───────── (1x1 / stride ─ norm, if sizes differ) ─── + ─ ReLU ─▶
 
     Args:
-        in_channels: C that comes in.
-        out_channels: C that goes out.
-        stride: of the first convolution.
+        in_channels: C of the input.
+        out_channels: C of the output.
+        stride: stride of the first convolution.
 
     References:
         He et al. 2016, "Deep Residual Learning for Image Recognition".
@@ -50,26 +50,27 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network of three or so stages; each but the first halves the image.
+    """A residual network whose stages, except the first, each halve height and width.
 
     ::
 
-        images ─ conv 3x3 / stem_stride ─ norm ─ ReLU ─ stages of residual blocks ─ mean over places ─ linear ─▶ logits
+        images ─ conv 3x3 / stem_stride ─ norm ─ ReLU ─ stages of residual blocks ─ global mean ─ linear ─▶ logits
 
     Args:
-        num_classes: size of the logits; 0 for no head, so that the pooled features come out.
-        image_size: of the training images; any other is taken as well.
+        num_classes: size of the logits; 0 for no head, so that pooled features are returned.
+        image_size: height and width of the training images; other sizes work as well.
         in_channels: C of the images.
         widths: channels of each stage.
         depth: residual blocks in each stage.
-        stem_stride: of the first convolution; 1 for images of a few pixels.
+        stem_stride: stride of the first convolution.
 
     Attributes:
-        attention_locations: where the papers put a block: behind the last norm of each residual branch.
-        head: the last linear map.
+        attention_locations: names of the modules after which attention is inserted: the last norm of each residual
+            branch, as in the papers.
+        head: the linear head.
 
     Raises:
-        ValueError: a size is not positive, or there is no stage.
+        ValueError: a size is not positive, or ``widths`` is empty.
 
     References:
         He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
@@ -114,11 +115,11 @@ class SmallResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        # Maps take the layout of the weights, and convolutions are faster where a place's channels lie side by side.
+        # Feature maps take the weights' layout, and convolutions on CPUs are faster with channels last.
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last stage makes of images, (B, C, H, W): a map, (B, D, rows, columns)."""
+        """Feature map of the last stage, (B, D, rows, columns), of images, (B, C, H, W)."""
         return self.stages(self.stem(images))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any CNN of timm as the network of a classifier."""
+"""Models of timm as networks of classifiers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lightning_modules.backbones.pretrained import are_weights_to_come
 
 
 def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # noqa: ANN401 # timm is untyped
-    """A model of timm, with trained weights where they are wanted and no checkpoint's will replace them.
+    """Creates a model of timm, with trained weights on request, unless a checkpoint's will replace them.
 
     Args:
         name: such as "resnet18" or "tf_efficientnet_lite0.in1k".
-        pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them.
-        **arguments: of ``timm.create_model``.
+        pretrained: ``True`` for trained weights, which timm downloads, or the path of a weights file.
+        **arguments: those of ``timm.create_model``.
 
     Raises:
-        ValueError: timm has no such model, the file holds no weights of it, or timm comes by none.
-        FileNotFoundError: there is no file of weights at that path.
+        ValueError: timm has no such model, the file's weights do not fit it, or timm cannot obtain any.
+        FileNotFoundError: there is no weights file at that path.
     """
-    import timm  # slow, and only what is built from it needs it
+    import timm  # slow to import
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(include_tags="." in name))
@@ -35,40 +35,40 @@ def timm_model(name: str, pretrained: bool | str, **arguments: Any) -> Any:  # n
         wanted["pretrained_cfg_overlay"] = {"file": pretrained}
     try:
         return timm.create_model(name, **wanted, **arguments)
-    except (AssertionError, IndexError):  # of arguments, which the caller knows
+    except (AssertionError, IndexError):  # caused by the arguments; the caller handles it
         raise
-    except Exception as error:  # a file can hold anything, and its readers raise everything
+    except Exception as error:  # readers of a broken file raise all kinds of errors
         if not wanted["pretrained"]:
             raise
-        why = str(error)[:200]  # every name that is missing, else
+        why = str(error)[:200]  # which may list every missing name
         if isinstance(pretrained, str):
             raise ValueError(f"pretrained={pretrained!r} holds no weights of {name}: {why}") from error
-        if isinstance(error, (OSError, RuntimeError)):  # no network, or none to be had
+        if isinstance(error, (OSError, RuntimeError)):  # no connection, or no such weights
             raise ValueError(
-                f"pretrained: timm comes by no weights of {name}; give the path of a file of them, or False ({why})"
+                f"pretrained: timm cannot obtain weights of {name}; give the path of a weights file, or False ({why})"
             ) from error
         raise
 
 
 class TimmNetwork(nn.Module):
-    """A backbone of timm, by name, and a linear head.
+    """A backbone of timm and a linear head.
 
     Args:
         num_classes: size of the logits.
-        image_size: of the images; most CNNs take any.
-        in_channels: C of the images; timm adapts trained weights for colours to others.
+        image_size: height and width of the images; most CNNs take any.
+        in_channels: C of the images; timm adapts trained weights for 3 channels to other numbers.
         name: such as "resnet18" or "tf_efficientnet_lite0.in1k".
-        pretrained: ``True`` for trained weights, downloaded by timm, or the path of a file of them. Not asked for again
-            when a checkpoint is loaded. The images must be normalised as timm's were, see ``ImageTransform``.
+        pretrained: ``True`` for trained weights, which timm downloads, or the path of a weights file; ignored when a
+            checkpoint is loaded. Images must be normalised as in the original training, see ``ImageTransform``.
 
     Attributes:
-        model: timm's model, without its head.
-        attention_locations: the end of each of its stages.
-        head: the last linear map.
+        model: the backbone.
+        attention_locations: names of its stages, after which attention can be inserted.
+        head: the linear head.
 
     Raises:
         ValueError: timm has no such model.
-        FileNotFoundError: there is no file of weights at that path.
+        FileNotFoundError: there is no weights file at that path.
 
     Example:
         >>> import torch
@@ -88,7 +88,7 @@ class TimmNetwork(nn.Module):
         super().__init__()
         self.model = timm_model(name, pretrained, num_classes=0, in_chans=in_channels)
         self.attention_locations = tuple(f"model.{stage['module']}" for stage in self.model.feature_info)
-        # Some have layers between the pooled features and the head.
+        # Some models have layers between the pooled features and the head.
         self.head = nn.Linear(getattr(self.model, "head_hidden_size", self.model.num_features), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

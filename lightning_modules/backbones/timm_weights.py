@@ -1,4 +1,4 @@
-"""Weights of timm's plain Vision Transformers, renamed to ours."""
+"""Conversion of timm's plain Vision Transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attention_blocks import EncoderLayer, FeedForward, SelfAttention
 from datamodules.images.image_transform import ImageTransform
 from lightning_modules.backbones.vit import VisionTransformer, vit_norm
 
-# Our name of each module of a layer, beside timm's; query, key and value are one matrix there.
+# Our name and timm's name of each module of a layer; timm packs query, key and value in one layer.
 _LAYER_NAMES = {
     "attention_norm": "norm1",
     "attention.out_proj": "attn.proj",
@@ -34,7 +34,11 @@ _LAYER_NAMES = {
 
 
 def create_timm_vit(name: str, *, pretrained: bool) -> TimmViT:
-    """A plain ViT of timm.
+    """Creates a plain ViT of timm.
+
+    Args:
+        name: such as "vit_tiny_patch16_224".
+        pretrained: with trained weights, which timm downloads.
 
     Raises:
         ValueError: timm has no such model, or it is of another family.
@@ -44,18 +48,21 @@ def create_timm_vit(name: str, *, pretrained: bool) -> TimmViT:
         near = difflib.get_close_matches(name, timm.list_models(["vit_*", "deit*"], include_tags=tagged))
         raise ValueError(f"name: timm has no model {name!r}; did you mean {', '.join(near) or 'a vit_* or deit_*'}?")
     model = timm.create_model(name, pretrained=pretrained)
-    odd = _why_not_plain(model)
-    if odd:
-        raise ValueError(f"name: {name!r} is no plain ViT or DeiT ({odd}), so its weights do not fit VisionTransformer")
+    reason = _why_not_plain(model)
+    if reason:
+        raise ValueError(
+            f"name: {name!r} is not a plain ViT or DeiT ({reason}), so its weights do not fit VisionTransformer"
+        )
     return model
 
 
 def _why_not_plain(model: TimmViT) -> str | None:
+    """The first reason why a model's weights do not fit, or ``None`` if they do."""
     if type(model) is not TimmViT:
         return f"it is a {type(model).__name__}"
     checks = {
         "it has a norm before its layers": isinstance(model.norm_pre, nn.Identity),
-        "its patches are not mapped linearly": type(model.patch_embed) is PatchEmbed
+        "its patch embedding is not linear": type(model.patch_embed) is PatchEmbed
         and isinstance(model.patch_embed.norm, nn.Identity),
         "it has no position table": model.pos_embed is not None,
         f"it pools by {model.global_pool!r}": model.global_pool in ("token", "avg"),
@@ -79,12 +86,12 @@ def _why_not_plain(model: TimmViT) -> str | None:
 
 
 def _last_norm(model: TimmViT) -> nn.Module:
-    """The norm before the head: of the class token and patches, or of their mean."""
+    """The norm before the head, which comes before or after the pooling."""
     return cast(nn.Module, model.norm if isinstance(model.fc_norm, nn.Identity) else model.fc_norm)
 
 
 def network_like(model: TimmViT) -> partial[VisionTransformer]:
-    """Makes :class:`VisionTransformer` factories of the size and kind of a plain ViT of timm."""
+    """Factory of :class:`VisionTransformer` with the sizes and options of a plain ViT of timm."""
     block = model.blocks[0]
     attention = partial(
         SelfAttention,
@@ -105,22 +112,22 @@ def network_like(model: TimmViT) -> partial[VisionTransformer]:
         attention=attention,
         layer=layer,
         pool="token" if model.global_pool == "token" else "mean",
-        # Under mean pooling timm may keep a class token, which then is a register by another name.
+        # With mean pooling timm may keep a class token, which then acts as a register.
         num_registers=model.num_prefix_tokens - (model.global_pool == "token"),
     )
 
 
 def renamed_state(model: TimmViT) -> dict[str, Tensor]:
-    """The weights of a plain ViT of timm under the names of :class:`VisionTransformer`."""
+    """State dict of :class:`VisionTransformer` with the weights of a plain ViT of timm."""
     theirs = model.state_dict()
     prefix = torch.cat(
         [theirs[name] for name in ("cls_token", "reg_token") if name in theirs] or [model.pos_embed[:, :0]], 1
     )
     rows, columns = model.patch_embed.grid_size
     table = theirs["pos_embed"]
-    # timm may add positions to its class token and registers too; added once and for all, they are the same.
+    # timm may add positions to class token and registers too; here they are added to the weights.
     embedded = table.size(1) - rows * columns
-    prefix = torch.cat([prefix[:, :embedded] + table[:, :embedded], prefix[:, embedded:]], dim=1)
+    prefix = torch.cat([prefix[:, :embedded] + table[:, :embedded], prefix[:, embedded:]], dim=1)  # (1, tokens, D)
     ours = {
         "prefix_tokens": prefix,
         "position.table": table[0, embedded:].unflatten(0, (rows, columns)),
@@ -136,7 +143,7 @@ def renamed_state(model: TimmViT) -> dict[str, Tensor]:
                 if name.startswith(start):
                     ours[f"encoder.layers.{index}.{our_name}.{name.removeprefix(start)}"] = value
         for kind in ("weight", "bias"):
-            # timm may leave out the bias of these three maps, and of them alone.
+            # timm may omit the bias of these three projections.
             packed = theirs.get(f"blocks.{index}.attn.qkv.{kind}", torch.zeros(3 * model.embed_dim))
             for part, value in zip(("query", "key", "value"), packed.chunk(3), strict=True):
                 ours[f"encoder.layers.{index}.attention.{part}_proj.{kind}"] = value
@@ -144,7 +151,12 @@ def renamed_state(model: TimmViT) -> dict[str, Tensor]:
 
 
 def transform_like(model: TimmViT, image_size: int | tuple[int, int] | None = None) -> ImageTransform:
-    """The input transform of a model of timm, at its own image size if ``image_size`` is omitted."""
+    """Input transform of a model of timm.
+
+    Args:
+        model: the model.
+        image_size: height and width, or one number for both; defaults to those of the model.
+    """
     config = cast(dict[str, Any], model.pretrained_cfg)
     size = config["input_size"][1:] if image_size is None else image_size
     return ImageTransform(
@@ -158,6 +170,6 @@ def transform_like(model: TimmViT, image_size: int | tuple[int, int] | None = No
 
 
 def imagenet_names() -> list[str]:
-    """The names of ImageNet's 1,000 classes, in timm's order."""
+    """Names of ImageNet's 1,000 classes, in timm's order."""
     names = ImageNetInfo("imagenet-1k")
     return [names.index_to_description(index) for index in range(1000)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention_blocks import SinCosPosition2d
 from attention_blocks.kernels import Linear, dropout
-from lightning_modules.backbones.image_features import map_size
+from lightning_modules.backbones.image_features import feature_map_size
 from lightning_modules.text.text_decoder import Encoded, TextDecoder
 
 Backbone = Callable[[tuple[int, int], int], nn.Module]
@@ -88,5 +88,5 @@ def build_backbone(
 ) -> tuple[nn.Module, int, tuple[int, int]]:
     """Creates a backbone; returns it with the features, and the rows and columns, of its feature map."""
     made = backbone(image_size, in_channels)
-    features, rows, columns = map_size(made, image_size, in_channels)
+    features, rows, columns = feature_map_size(made, image_size, in_channels)
     return made, features, (rows, columns)

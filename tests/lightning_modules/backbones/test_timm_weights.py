@@ -117,6 +117,7 @@ def test_every_variant_of_the_plain_family_is_timms(settings: dict[str, Any]) ->
         assert_close(ours(images), theirs(images))
 
 
+@pytest.mark.slow
 def test_every_plain_vit_of_timm_fits(shapes_only: None) -> None:
     """Names and shapes of all weights, for whatever timm has that is not refused."""
     fitting = 0
@@ -141,7 +142,7 @@ def test_every_plain_vit_of_timm_fits(shapes_only: None) -> None:
         ("resnet18", "it is a ResNet"),
         ("test_vit3", "it pools by 'map'"),
         ("test_vit4", "its norms are of another kind"),
-        ("vit_tiny_r_s16_p8_224", "its patches are not mapped linearly"),
+        ("vit_tiny_r_s16_p8_224", "its patch embedding is not linear"),
         ("vit_base_patch16_gap_224", "it pools after its norm"),
         ("vit_pwee_patch16_reg1_gap_256", "its layers are of another kind"),
         ("vit_giant_patch14_dinov2", "its attention or feed-forward is of another kind"),
@@ -149,7 +150,7 @@ def test_every_plain_vit_of_timm_fits(shapes_only: None) -> None:
     ],
 )
 def test_other_families_are_refused(name: str, reason: str, shapes_only: None) -> None:
-    with pytest.raises(ValueError, match=rf"name: '{name}' is no plain ViT or DeiT \({reason}\)"):
+    with pytest.raises(ValueError, match=rf"name: '{name}' .*\({reason}\)"):
         ViTClassifier.from_timm(name)
 
 
@@ -230,7 +231,7 @@ def test_the_transform_is_timms(name: str) -> None:
 def test_other_variants_are_refused(settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     model = timm.create_model("test_vit", **settings)
     monkeypatch.setattr(timm, "create_model", lambda name, **_: model)
-    with pytest.raises(ValueError, match=r"name: 'test_vit' is no plain ViT or DeiT \(its (attention|norms)"):
+    with pytest.raises(ValueError, match=r"name: 'test_vit' .*\(its (attention|norms)"):
         ViTClassifier.from_timm("test_vit")
 
 
