@@ -37,7 +37,7 @@ from attention_blocks import (
     SqueezeExcite,
 )
 from benchmarks.timing import ratio, take_turns
-from datamodules import ImageFolderDataModule, ImageTransform, TorchvisionDataModule
+from datamodules import HeldOut, ImageFolderDataModule, ImageTransform, TorchvisionDataModule
 from datamodules.images.classification import ClassificationDataModule
 from lightning_modules import ConvClassifier, SmallResNet, WarmupCosine
 
@@ -195,9 +195,10 @@ def main() -> None:
     out = options.out or Path(f"attention_accuracy_{Path(options.data).stem}.json")
     data: ClassificationDataModule
     if options.data == "fashion_mnist":
-        data = TorchvisionDataModule("FashionMNIST", batch_size=64, val_share=0.0)
+        data = TorchvisionDataModule("FashionMNIST", batch_size=64, held_out=HeldOut(test=0.2))
     else:
-        data = ImageFolderDataModule(options.data, options.image_size, batch_size=32, cache=True, val_share=0.0)
+        held_out = HeldOut(test=0.2)
+        data = ImageFolderDataModule(options.data, options.image_size, 32, in_memory=True, held_out=held_out)
 
     def run(name: str, seed: int) -> dict[str, float]:
         make = partial(system, name, data.num_classes, data.transform, options.stem_stride)

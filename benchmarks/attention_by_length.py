@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sacrebleu.metrics.bleu import BLEU
 
 from attention_blocks import AdditiveAttention, LuongAttention, MultiHeadAttention
-from datamodules import AlignedFiles, BytePair, DatasetPairs, ParallelTextDataModule
+from datamodules import AlignedFiles, BytePair, DatasetPairs, ParallelTextDataModule, SplitPairs
 from lightning_modules import (
     FixedVectorDecoder,
     Likelihood,
@@ -124,7 +124,7 @@ def main() -> None:
     some = {"train": splits["train"][:: options.every], "val": splits["val"], "test": splits["test_2016_flickr"]}
     sets = {name: DatasetPairs(rows, "de", "en") for name, rows in some.items()}
     tokenizer = BytePair(6000, lower=True)
-    data = ParallelTextDataModule(sets["train"], tokenizer, val=sets["val"], test=sets["test"], max_tokens=2048)
+    data = ParallelTextDataModule(SplitPairs(**sets), tokenizer, max_tokens=2048)
     sources, references = ([pair[side] for pair in splits["test_2016_flickr"]] for side in ("de", "en"))
     places = parts(sources)
     edges = [f"to {BOUNDS[0]}", *(f"{low + 1} to {high}" for low, high in itertools.pairwise(BOUNDS))]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from datamodules import CaptionDataModule, CaptionTable
+from datamodules import CaptionFolderDataModule, CaptionTable
 from datamodules.captions.caption_batch import CaptionDataset
 from lightning_modules import BeamSearch, Captioner
 
@@ -48,10 +48,8 @@ def row(name: str, system: Captioner, dataset: CaptionDataset, beams: Sequence[i
     """The lines of a captioner in the table, one a beam."""
     system.eval()
     with torch.inference_mode():
-        # Batches carry these from here on, and no image is read again.
-        dataset.features = torch.cat(
-            [system.network.backbone(images.to(system.device)).cpu() for images in dataset.image_batches(64)]
-        )
+        features = [system.network.backbone(images.to(system.device)).cpu() for images in dataset.image_batches(64)]
+    dataset = dataset.with_features(torch.cat(features))
     own = sum(p.numel() for p in system.network.parameters())
     own -= sum(p.numel() for p in system.network.backbone.parameters())
     lines = []
@@ -64,7 +62,6 @@ def row(name: str, system: Captioner, dataset: CaptionDataset, beams: Sequence[i
         speed = f"{len(dataset) / written.seconds:.0f}"
         lines.append(f"| {' | '.join([name, f'{own / 1e6:.2f}', str(beam), *scores, speed])} |")
         name = ""
-    dataset.features = None
     return lines
 
 
@@ -82,7 +79,8 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
     for path in options.checkpoints:
         system = Captioner.load_from_checkpoint(path, map_location=options.device)
-        data = CaptionDataModule(CaptionTable("captions.csv"), options.root, transform=system.transform, num_workers=0)
+        captions = CaptionTable("captions.csv")
+        data = CaptionFolderDataModule(captions, options.root, transform=system.transform, num_workers=0)
         name = next((part.name for part in path.resolve().parents if part.name.startswith("captioner")), path.stem)
         print(*row(name, system, data.dataset(options.split), options.beams), sep="\n", flush=True)
 

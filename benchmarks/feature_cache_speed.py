@@ -45,7 +45,8 @@ def measure(quick: bool) -> Table:
     for name, system in systems.items():
         with torch.no_grad():
             features = system.eval().network.backbone(images)
-        computed = CaptionBatch(images, None, captions, torch.full((count,), WORDS), [[]] * count, [""] * count)
+        lengths, names = torch.full((count,), WORDS), [""] * count
+        computed = CaptionBatch(images, None, captions, lengths, [[]] * count, names, list(range(count)))
         batches = {"computed": computed, "kept": computed._replace(images=None, features=features)}
         for mixed in (False, True):
             seconds = take_turns(

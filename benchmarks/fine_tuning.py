@@ -18,7 +18,7 @@ from torch import nn
 
 from attention_blocks import CBAM, EaseIn, EfficientChannelAttention, GlobalContext, SqueezeExcite
 from benchmarks.attention_accuracy import fit_and_test, paired, run_missing
-from datamodules import ImageFolderDataModule
+from datamodules import HeldOut, ImageFolderDataModule
 from lightning_modules import ConvClassifier, FreezeBackbone, TimmNetwork, WarmupCosine
 
 BLOCKS: Mapping[str, Callable[[int], nn.Module] | None] = {
@@ -59,7 +59,12 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path(f"fine_tuning_{options.photos.stem}.json")
     data = ImageFolderDataModule(
-        options.photos, options.image_size, 32, cache=True, val_share=0.0, num_workers=options.num_workers
+        options.photos,
+        options.image_size,
+        batch_size=32,
+        in_memory=True,
+        held_out=HeldOut(test=0.2),
+        num_workers=options.num_workers,
     )
 
     def run(name: str, seed: int) -> dict[str, float]:

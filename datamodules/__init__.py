@@ -1,8 +1,8 @@
-"""The data: images for classifiers, captioned images, sentence pairs, and what makes them a network's input."""
+"""Data: images for classification, captioned images, sentence pairs, tokenizers and transforms."""
 
 from datamodules.captions.caption_batch import CaptionBatch, CaptionDataset
-from datamodules.captions.caption_data import CaptionedImages, CaptionedImagesDataModule
-from datamodules.captions.caption_folder import CaptionDataModule, HeldOut
+from datamodules.captions.caption_data import CaptionDataModule, CaptionedImages
+from datamodules.captions.caption_folder import CaptionFolderDataModule
 from datamodules.captions.caption_sources import (
     CaptionRecord,
     CaptionSource,
@@ -12,6 +12,7 @@ from datamodules.captions.caption_sources import (
     KarpathySplit,
 )
 from datamodules.captions.digit_grids import DigitGridDataModule
+from datamodules.data_module import BadInput, DataModule
 from datamodules.images.augmentation import (
     Augmentation,
     BatchAugmentation,
@@ -27,12 +28,14 @@ from datamodules.images.image_dataset import ImageBatch, ImageDataset, ImageRead
 from datamodules.images.image_folder import ImageFolderDataModule
 from datamodules.images.image_transform import ImageTransform, RawImage, load_image, plain_image, read_image
 from datamodules.images.torchvision_sets import TorchvisionDataModule
+from datamodules.splits import HeldOut, Split
 from datamodules.text.number_bases import NumberBasesDataModule
 from datamodules.text.parallel_text import ParallelTextDataModule
-from datamodules.text.text_batch import TextBatch, TextDataset
+from datamodules.text.text_batch import TextBatch, TextDataset, TokenRows
 from datamodules.text.text_data import PairFilter, TextDataModule
-from datamodules.text.text_pairs import AlignedFiles, DatasetPairs, TableFile, TextPair, TextPairs
+from datamodules.text.text_pairs import AlignedFiles, DatasetPairs, SplitPairs, TableFile, TextPair, TextPairs
 from datamodules.text.token_batches import ResumableLoader, TokenBatchSampler, TokenBudget
+from datamodules.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from datamodules.tokenizers.tokenizer import SubwordTokenizer, Tokenizer
 from datamodules.tokenizers.tokenizer_trainers import (
     BytePair,
@@ -47,19 +50,21 @@ from datamodules.tokenizers.torchtext_tokenizer import TorchtextTokenizer, Torch
 __all__ = [
     "AlignedFiles",
     "Augmentation",
+    "BadInput",
     "BatchAugmentation",
     "BytePair",
     "CaptionBatch",
     "CaptionDataModule",
     "CaptionDataset",
+    "CaptionFolderDataModule",
     "CaptionRecord",
     "CaptionSource",
     "CaptionTable",
     "CaptionedImages",
-    "CaptionedImagesDataModule",
     "Character",
     "ClassificationDataModule",
     "CocoCaptions",
+    "DataModule",
     "DatasetPairs",
     "DigitGridDataModule",
     "DigitsDataModule",
@@ -82,6 +87,9 @@ __all__ = [
     "RawImage",
     "ResumableLoader",
     "SavedTokenizer",
+    "SentencePieceTokenizer",
+    "Split",
+    "SplitPairs",
     "SubwordTokenizer",
     "TableFile",
     "TensorImages",
@@ -92,6 +100,7 @@ __all__ = [
     "TextPairs",
     "TokenBatchSampler",
     "TokenBudget",
+    "TokenRows",
     "Tokenizer",
     "TokenizerTrainer",
     "TorchtextTokenizer",

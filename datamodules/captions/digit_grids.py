@@ -1,4 +1,4 @@
-"""Handwritten digits laid out in a grid, and what stands where: captions to train on without a download."""
+"""Pairs of handwritten digits in a grid, with captions of their positions: data that need no download."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from datamodules.captions.caption_data import CaptionedImages, CaptionedImagesDataModule
+from datamodules.captions.caption_data import CaptionDataModule, CaptionedImages
+from datamodules.data_module import check_at_least
 from datamodules.images.augmentation import Augmentation, augment
 from datamodules.images.digits import digit_images
 from datamodules.images.image_dataset import ImageReader
 from datamodules.images.image_transform import ImageTransform
-from datamodules.splits import Split, stratified_split
+from datamodules.splits import HeldOut, Split, stratified_split
 from datamodules.tokenizers.tokenizer_trainers import Word
 
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -22,34 +23,33 @@ RELATIONS = ("left of", "above", "above and left of", "above and right of")
 
 _WITH_ARTICLE = [f"{'an' if numeral == 'eight' else 'a'} {numeral}" for numeral in NUMERALS]
 _DIGIT_SIZE = 8
-_TEST_SHARE = 0.2
-_VAL_SHARE = 0.125  # of what the test leaves: a tenth of all
+_HELD_OUT = HeldOut(val=0.125, test=0.2)  # a tenth and a fifth of all
 
 
-class DigitGridDataModule(CaptionedImagesDataModule):
-    """Two handwritten digits on a black grid, and where the first stands: "a three above and left of an eight".
+class DigitGridDataModule(CaptionDataModule):
+    """Two handwritten digits on a black grid, and their relative position: "a three above and left of an eight".
 
-    The digits are told in reading order, row by row, so each image has one right caption. The handwriting of
-    scikit-learn's digits and the layouts, the pairs of cells that two digits can stand in, are both cut in three: a
-    fifth of each is for the test and a tenth for validation, so nothing that is tested on was trained on, neither how
-    a digit is written nor the two places together. Images are put together when they are asked for.
+    The captions name the digits in reading order, row by row, so each image has one correct caption. Both the digits of
+    scikit-learn and the layouts, the pairs of cells that two digits occupy, are split in three: a fifth of each is used
+    for the test and a tenth for validation only. So no handwriting and no layout of the test occurs in training. Images
+    are composed when they are read.
 
     Args:
-        rows: of the grid.
-        columns: of the grid.
-        cell_size: height and width of a cell in pixels; a digit of 8x8 is enlarged to fill it.
-        train_size: how many images are trained on.
-        val_size: how many are kept for validation.
-        test_size: how many are kept for the test.
-        batch_size: images in a batch, on each device.
-        num_workers: processes that make batches; 0 is fast enough.
-        seed: decides what is kept from training, what is drawn, and the order in training.
-        augmentation: transforms of each digit of a training image, see :func:`augment`; none when left out. They move
-            the digit in its cell and never out of it. Mirrored digits are none.
-        transform: the whole way from an image to the network's input, in place of the set's own.
+        rows: rows of the grid.
+        columns: columns of the grid.
+        cell_size: height and width of a cell in pixels; digits of 8x8 pixels are enlarged to it.
+        train_size: number of training images.
+        val_size: number of validation images.
+        test_size: number of test images.
+        batch_size: B, per device.
+        num_workers: worker processes of each loader; 0 is fast enough.
+        seed: seed of the splits, of the drawn images, and of their order in training.
+        augmentation: augmentation of each digit of a training image within its cell, see :func:`augment`. Mirrored
+            digits are not digits.
+        transform: transform from a raw image to the network's input; if omitted, the grid's own size.
 
     Raises:
-        ValueError: a number is out of its range, or the grid has too few layouts to keep some from training.
+        ValueError: a number is out of range, or the grid has too few layouts to hold some out.
 
     Example:
         >>> data = DigitGridDataModule(train_size=100, val_size=10, test_size=10)
@@ -75,17 +75,17 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         transform: ImageTransform | None = None,
     ) -> None:
         if min(rows, columns) < 1 or rows * columns < 2:
-            raise ValueError(f"rows={rows} and columns={columns} leave no two cells; give a larger grid")
+            raise ValueError(f"rows={rows} and columns={columns} give less than two cells; give a larger grid")
         if cell_size < _DIGIT_SIZE:
             raise ValueError(f"cell_size must be {_DIGIT_SIZE}, the size of a digit, or more, got {cell_size}")
+        check_at_least(1, train_size=train_size)
+        check_at_least(0, val_size=val_size, test_size=test_size, seed=seed)
         sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self._layouts = _layouts(rows, columns, seed)
         for split, size in sizes.items():
-            if size < (split == "train"):
-                raise ValueError(f"{split}_size must be {int(split == 'train')} or more, got {size}")
             if size and not len(self._layouts[split]):
                 raise ValueError(
-                    f"rows={rows} and columns={columns} leave no two cells for {split!r} that training has not; give a "
+                    f"rows={rows} and columns={columns} have too few layouts to hold some out for {split!r}; give a "
                     f"larger grid, or {split}_size=0"
                 )
         super().__init__(
@@ -106,22 +106,26 @@ class DigitGridDataModule(CaptionedImagesDataModule):
         return self._shape
 
     def tokenizer_texts(self) -> Sequence[str]:
-        """All words there are, whether or not they were drawn."""
+        """All words of the captions, drawn or not."""
         return ["a an", *NUMERALS, *RELATIONS]
 
     def cells(self, split: Split) -> Tensor:
-        """Where the digits of each image stand: (n, 2, 2), row and column of the first, and of the second.
+        """Cells of the digits of each image.
 
-        The image called "test/12" is number 12, counted from 0, of the split ``test``.
+        Args:
+            split: the split; image number 12, from 0, of the split ``test`` has the name "test/12".
+
+        Returns:
+            (n, 2, 2) int64, row and column of the first digit and of the second.
 
         Raises:
             ValueError: there is no such split.
         """
-        self.dataset(split)  # or says that there is none
+        self.dataset(split)  # raises if there is none
         return self._grids[split].cells
 
     def load(self) -> Mapping[Split, CaptionedImages]:
-        """Draws the digits of each image and their cells, and tells them."""
+        """Draws the digits and cells of each image, and writes its caption."""
         return {
             split: CaptionedImages(
                 grids,
@@ -135,11 +139,11 @@ class DigitGridDataModule(CaptionedImagesDataModule):
     def _grids(self) -> dict[Split, DigitGrids]:
         images, labels = digit_images()
         enlarged = v2.functional.resize(images, [self._cell_size] * 2, InterpolationMode.BICUBIC, antialias=True)
-        handwriting = _three_parts(labels, self._seed)
+        handwriting = _three_parts(labels, self.seed)
         grids: dict[Split, DigitGrids] = {}
         for number, (split, size) in enumerate(self._sizes.items()):
             if size:
-                generator = torch.Generator().manual_seed(len(self._sizes) * self._seed + number)
+                generator = torch.Generator().manual_seed(len(self._sizes) * self.seed + number)
                 layouts, digits = self._layouts[split], handwriting[split]
                 cells = layouts[torch.randint(len(layouts), (size,), generator=generator)]
                 chosen = digits[torch.randint(len(digits), (size, 2), generator=generator)]
@@ -149,15 +153,15 @@ class DigitGridDataModule(CaptionedImagesDataModule):
 
 
 class DigitGrids(ImageReader):
-    """Grids of two digits each, put together when they are asked for.
+    """Grids of two digits each, composed when they are read.
 
     Args:
-        images: (m, 1, side, side) uint8, of single digits.
-        labels: (m,), what they are.
-        chosen: (n, 2), which two digits each grid has.
-        cells: (n, 2, 2), row and column of the first and of the second, the first before the second in reading order.
+        images: (m, 1, side, side) uint8, single digits.
+        labels: (m,), values of these digits.
+        chosen: (n, 2), indices of the two digits of each grid.
+        cells: (n, 2, 2), row and column of the first digit and of the second, in reading order.
         shape: rows and columns of a grid.
-        augmentation: of each digit before it is laid in its cell, see :func:`augment`.
+        augmentation: augmentation of each digit, see :func:`augment`.
 
     Attributes:
         chosen: as given.
@@ -188,28 +192,27 @@ class DigitGrids(ImageReader):
         self.changes = bool(self.augmentation)
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """All of them in one piece.
+        """See :meth:`ImageReader.read`; all images in one piece.
 
         Raises:
-            ValueError: an augmentation changes the size of digits.
+            ValueError: the augmentation changes the size of the digits.
         """
         rows, columns = self.shape
         side = self.images.size(-1)
-        digits = augment(self.images[self.chosen[indices].flatten()], self.augmentation)
+        digits = augment(self.images[self.chosen[indices].flatten()], self.augmentation)  # (2n, 1, side, side)
         if digits.shape[1:] != self.images.shape[1:]:
             raise ValueError(
-                f"augmentation makes digits of {tuple(digits.shape[1:])} from {tuple(self.images.shape[1:])}, which "
-                "fit no cell; take transforms that keep the size"
+                f"augmentation changes the size of digits from {tuple(self.images.shape[1:])} to "
+                f"{tuple(digits.shape[1:])}; use transforms that keep the size"
             )
-        digits = digits.reshape(-1, 2, side, side)
-        grids = digits.new_zeros(len(indices), rows * columns, side, side)
+        digits = digits.reshape(-1, 2, side, side)  # (n, 2, side, side)
+        grids = digits.new_zeros(len(indices), rows * columns, side, side)  # (n, cells, side, side)
         grids[torch.arange(len(indices)).unsqueeze(1), self.cells[indices] @ torch.tensor([columns, 1])] = digits
-        # Of a row of cells all the first lines of pixels come before the second ones.
-        lines = grids.reshape(-1, rows, columns, side, side).transpose(2, 3)
+        lines = grids.reshape(-1, rows, columns, side, side).transpose(2, 3)  # (n, rows, side, columns, side)
         yield lines.reshape(-1, 1, rows * side, columns * side)
 
     def captions(self) -> list[str]:
-        """What stands where in each grid."""
+        """Caption of each grid: its digits and their relative position."""
         return [
             f"{_WITH_ARTICLE[first]} {RELATIONS[relation]} {_WITH_ARTICLE[second]}"
             for (first, second), relation in zip(
@@ -219,20 +222,24 @@ class DigitGrids(ImageReader):
 
 
 def _relations(cells: Tensor) -> Tensor:
-    """The number of the words for how the first of two cells, (n, 2, 2), lies to the second: (n,)."""
+    """Index in RELATIONS of the first of two cells, (n, 2, 2), relative to the second: (n,)."""
     (first_row, first_column), (second_row, second_column) = cells.permute(1, 2, 0)
     lower = torch.where(first_column < second_column, 2, 3)
     return torch.where(first_row == second_row, 0, torch.where(first_column == second_column, 1, lower))
 
 
 def _layouts(rows: int, columns: int, seed: int) -> dict[Split, Tensor]:
-    """All pairs of cells in reading order, (n, 2, 2), cut in three, each part with its share of every relation."""
-    cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    layouts = cells[torch.combinations(torch.arange(len(cells)))]
+    """All pairs of cells in reading order, (n, 2, 2), by split, stratified by relation."""
+    cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (cells, 2)
+    layouts = cells[torch.combinations(torch.arange(len(cells)))]  # (pairs, 2, 2)
     return {split: layouts[part] for split, part in _three_parts(_relations(layouts), seed).items()}
 
 
 def _three_parts(labels: Tensor, seed: int) -> dict[Split, Tensor]:
-    rest, test = stratified_split(labels, _TEST_SHARE, seed)
-    train, val = stratified_split(labels[rest], _VAL_SHARE, seed)
-    return {"train": rest[train], "val": rest[val], "test": test}
+    """Indices of labelled items, (n,), by split."""
+
+    def cut(part: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+        rest, held = stratified_split(labels[part], fraction, seed)
+        return part[rest], part[held]
+
+    return _HELD_OUT.fill({"train": torch.arange(len(labels))}, cut)

@@ -1,4 +1,4 @@
-"""What was costly to make, kept in files that several processes can read and write at once."""
+"""Cache of results in files, safe for several processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 _DIGEST = hashlib.sha256().digest_size
 
 
 def content_key(parts: Iterable[str]) -> str:
-    """A name for some texts: the same for the same texts in the same order, and for nothing else.
+    """Key of a sequence of texts: equal for equal texts in the same order only.
 
     Example:
         >>> content_key(["ab", "c"]) == content_key(["a", "bc"])
@@ -30,13 +30,13 @@ def content_key(parts: Iterable[str]) -> str:
 
 
 class DiskCache:
-    """A folder of files that are named by what their content was made from.
+    """Folder of results in files named by a key of their inputs.
 
-    A file appears whole or not at all, so processes that make the same thing at the same time only waste their time. A
-    file begins with the checksum of the rest: a damaged one is made again.
+    Files are written atomically, so processes that compute the same result at the same time only waste time. A file
+    starts with a checksum of the rest; damaged files are computed again.
 
     Args:
-        folder: is made if need be; with ``None`` nothing is kept.
+        folder: folder of the files, created if necessary; with ``None`` nothing is cached.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -50,15 +50,15 @@ class DiskCache:
         self.folder = None if folder is None else Path(folder)
 
     def get(
-        self, name: str, make: Callable[[], Made], dump: Callable[[Made], bytes], load: Callable[[bytes], Made]
-    ) -> Made:
-        """What the file of this name holds, or, where there is no sound one, what is made now and written there.
+        self, name: str, make: Callable[[], Value], dump: Callable[[Value], bytes], load: Callable[[bytes], Value]
+    ) -> Value:
+        """Reads a result from its file; computes and writes it if there is no valid file.
 
         Args:
-            name: of the file; must tell apart what differs, see :func:`content_key`.
-            make: makes it anew.
-            dump: as bytes.
-            load: from bytes; may raise ValueError, ImportError or AttributeError for what it cannot use.
+            name: name of the file, with a key of all inputs, see :func:`content_key`.
+            make: computes the result.
+            dump: converts a result to bytes.
+            load: converts bytes to a result; may raise ValueError, ImportError or AttributeError for invalid ones.
         """
         if self.folder is None:
             return make()
@@ -68,10 +68,10 @@ class DiskCache:
             if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
                 return load(content[_DIGEST:])
         except (FileNotFoundError, ValueError, ImportError, AttributeError):
-            pass  # then it is made again
-        made = make()
-        self._write(path, dump(made))
-        return made
+            pass  # computed again
+        value = make()
+        self._write(path, dump(value))
+        return value
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A folder or a zip as one thing: its files by their paths inside it."""
+"""Files in a folder or zip, by their paths inside it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 class FileTree:
-    """The files and folders below a folder, or inside a zip, which is read in place.
+    """Files and folders in a folder, or in a zip that is read in place.
 
-    What is hidden (its name starts with a dot) is left out, and so is what systems litter folders with.
+    Hidden files (with a leading dot) and clutter of operating systems are excluded.
 
     Args:
-        root: the folder or the zip.
+        root: the folder or zip.
 
     Attributes:
         root: as given.
         files: paths of all files inside, with forward slashes, sorted.
-        folders: paths of all folders inside, likewise.
+        folders: paths of all folders inside, with forward slashes, sorted.
 
     Raises:
-        FileNotFoundError: there is nothing at ``root``.
-        ValueError: it is neither a folder nor a sound zip.
+        FileNotFoundError: ``root`` does not exist.
+        ValueError: ``root`` is neither a folder nor a valid zip.
 
     Example:
         >>> FileTree("no/such/folder")
@@ -36,7 +36,7 @@ class FileTree:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._archive: zipfile.ZipFile | None = None
-        self._owner = -1  # the process that opened the archive
+        self._owner = -1  # process that opened the archive
         self._is_folder = self.root.is_dir()
         if self._is_folder:
             files, folders = _list_folder(self.root)
@@ -48,24 +48,24 @@ class FileTree:
         self.folders = sorted(path for path in folders if _visible(path))
 
     def name(self, file: str) -> str:
-        """What to call a file in an error: its path, through the zip if there is one."""
+        """Name of a file in errors: its path, through the zip if there is one."""
         return str(self.root / file)
 
     def read(self, file: str) -> bytes:
-        """All bytes of a file.
+        """Content of a file.
 
         Raises:
-            ValueError: it cannot be read: damaged in the zip, encrypted, or no longer there.
+            ValueError: the file cannot be read: damaged in the zip, encrypted, or deleted.
         """
         try:
             if self._is_folder:
                 return (self.root / file).read_bytes()
             return self._open_archive().read(file)
         except Exception as error:  # zipfile raises RuntimeError, zlib.error and more
-            raise ValueError(f"{self.name(file)!r} cannot be read ({error}); replace it or leave it out") from error
+            raise ValueError(f"{self.name(file)!r} cannot be read ({error}); replace or remove it") from error
 
     def _open_archive(self) -> zipfile.ZipFile:
-        # A handle that was opened before a fork shares its position with the other processes.
+        # A handle opened before a fork shares its file position with the other process.
         if self._archive is None or self._owner != os.getpid():
             self._archive = zipfile.ZipFile(self.root)
             self._owner = os.getpid()
@@ -76,11 +76,11 @@ class FileTree:
             names = self._open_archive().namelist()
         except zipfile.BadZipFile as error:
             raise ValueError(
-                f"root={str(self.root)!r} is neither a folder nor a sound zip ({error}); unpack it, or fetch it again"
+                f"root={str(self.root)!r} is neither a folder nor a valid zip ({error}); unpack it or download it again"
             ) from error
         files = {name for name in names if not name.endswith("/")}
         folders = {name.rstrip("/") for name in names if name.endswith("/")}
-        # Zips may name files only.
+        # A zip may list files only.
         folders |= {str(parent) for name in names for parent in PurePosixPath(name).parents}
         return files, folders - {"."}
 
@@ -91,8 +91,8 @@ class FileTree:
 def _list_folder(root: Path) -> tuple[set[str], set[str]]:
     files: set[str] = set()
     folders: set[str] = set()
-    for place, subfolders, names in os.walk(root, followlinks=True):
-        inside = Path(place).relative_to(root)
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        inside = Path(folder).relative_to(root)
         files.update((inside / name).as_posix() for name in names)
         folders.update((inside / name).as_posix() for name in subfolders)
     return files, folders

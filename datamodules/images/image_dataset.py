@@ -1,4 +1,4 @@
-"""Labelled images, in memory or read as they are needed, and the batches that are made of them."""
+"""Sources of images, in memory or read on demand, and the data set of labelled images."""
 
 from __future__ import annotations
 
@@ -15,30 +15,38 @@ ImageBatch = tuple[Tensor, Tensor]
 
 
 class ImageReader:
-    """Base of a set of images, raw as they are.
+    """Base of all sources of raw images.
 
     Attributes:
-        changes: whether an image looks another way each time it is read.
+        changes: whether an image differs each time it is read.
     """
 
     changes: bool = False
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """The images of these numbers, in order, in pieces of one size each: (b, C, H, W), uint8."""
+        """Reads images, in order, in pieces of equal size: (b, C, H, W) uint8 each.
+
+        Args:
+            indices: (n,) int64, indices of the images.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define read(indices)")
 
     def contents(self, indices: Tensor) -> Iterator[bytes]:
-        """For each of these images bytes that no other image has, to name by them what is made from images."""
+        """Bytes that identify each image, for keys of cached results.
+
+        Args:
+            indices: (n,) int64, indices of the images.
+        """
         for piece in self.read(indices):
             for image in piece:
                 yield str(tuple(image.shape)).encode() + image.numpy().tobytes()
 
 
 class ImageSource(ImageReader):
-    """Base of a set of labelled images, raw as they are.
+    """Base of all sources of labelled raw images.
 
     Args:
-        labels: (n,) whole numbers, the class of each image.
+        labels: (n,) integers, class of each image.
 
     Attributes:
         labels: (n,), int64.
@@ -49,14 +57,14 @@ class ImageSource(ImageReader):
 
 
 class TensorImages(ImageSource):
-    """Images of one size held in memory, so that a batch of them is one gather.
+    """Images of equal size in memory, so that reading a batch is a single gather.
 
     Args:
-        images: (n, C, H, W), uint8.
-        labels: (n,).
+        images: (n, C, H, W) uint8.
+        labels: (n,) integers, class of each image.
 
     Raises:
-        ValueError: another shape or type, or as many labels as not images.
+        ValueError: the images have another shape or type, or there is not one label per image.
 
     Example:
         >>> source = TensorImages(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 1]))
@@ -69,25 +77,25 @@ class TensorImages(ImageSource):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 of (n, C, H, W), got {images.dtype} of {tuple(images.shape)}")
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must be one an image, ({len(images)},), got {tuple(labels.shape)}")
+            raise ValueError(f"labels must be ({len(images)},), one per image, got {tuple(labels.shape)}")
         self.images = images
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """All of them in one piece."""
+        """See :meth:`ImageReader.read`; all images in one piece."""
         yield self.images[indices]
 
 
 class ImageDataset(Dataset[ImageBatch]):
-    """Some images of a source, augmented and made a network's input, a whole batch at a time.
+    """Data set of labelled images, augmented and transformed a whole batch at a time.
 
     Args:
         source: the images.
-        indices: (n,), which of them.
-        transform: makes the network's input.
-        augmentation: applied before the transform, see :func:`augment`.
+        indices: (n,) int64, indices of the images of this data set in ``source``.
+        transform: transform from a raw image to the network's input.
+        augmentation: augmentation before the transform, see :func:`augment`.
 
     Attributes:
-        labels: (n,), the class of each image.
+        labels: (n,) int64, class of each image.
 
     Example:
         >>> source = TensorImages(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 1]))
@@ -106,19 +114,21 @@ class ImageDataset(Dataset[ImageBatch]):
 
     @property
     def labels(self) -> Tensor:
-        """(n,), the class of each image."""
+        """(n,) int64, class of each image."""
         return self.source.labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        """One image, (C, H, W), and its class."""
+        """One image, (C, H, W) float32, and its class."""
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
 
     def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
-        """A batch, (B, C, H, W) and (B,), as a DataLoader asks for it; needs no collating."""
+        """Batch of images, (B, C, H, W) float32, and their classes, (B,); torch's ``DataLoader`` calls this."""
         chosen = self.indices[torch.as_tensor(indices)]
-        pieces = [self.transform.fit(augment(piece, self.augmentation)) for piece in self.source.read(chosen)]
+        pieces = [
+            self.transform.resize_and_crop(augment(piece, self.augmentation)) for piece in self.source.read(chosen)
+        ]
         return self.transform.normalize(torch.cat(pieces)), self.source.labels[chosen]

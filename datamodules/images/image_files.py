@@ -1,4 +1,4 @@
-"""Image files: looked at once before training, then read as they are needed, or kept."""
+"""Image files, checked before training and then read on demand or kept in memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from datamodules.files.file_tree import FileTree
 from datamodules.images.image_dataset import ImageSource, TensorImages
 from datamodules.images.image_transform import ImageTransform, load_image, read_image
 
-_SHOWN = 10
-
 
 class FileImages(ImageSource):
-    """Image files of any size, each read when it is needed.
+    """Image files of any size, read on demand.
 
     Args:
-        tree: where they are.
-        files: (n,), their paths inside it.
-        labels: (n,).
+        tree: folder or zip with the files.
+        files: (n,), paths of the files inside it.
+        labels: (n,), class of each image.
     """
 
     def __init__(self, tree: FileTree, files: Sequence[str], labels: Tensor) -> None:
@@ -34,12 +32,12 @@ class FileImages(ImageSource):
         self.files = list(files)
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """One after the other, (1, C, H, W) each."""
+        """See :meth:`ImageReader.read`; one image at a time, (1, C, H, W)."""
         for index in indices.tolist():
             yield load_image(_read(self.tree, self.files[index])).unsqueeze(0)
 
     def contents(self, indices: Tensor) -> Iterator[bytes]:
-        """The bytes of each file, which are read much faster than its image."""
+        """See :meth:`ImageReader.contents`; the bytes of the files, which needs no decoding."""
         for index in indices.tolist():
             yield self.tree.read(self.files[index])
 
@@ -47,46 +45,37 @@ class FileImages(ImageSource):
 def sound_images(
     tree: FileTree, files: Sequence[str], labels: Tensor, keep: ImageTransform | None = None
 ) -> tuple[ImageSource, dict[str, str]]:
-    """Looks at every file once.
+    """Reads every file once to find out which are readable images.
 
     Args:
-        tree: where they are.
-        files: (n,), their paths inside it.
-        labels: (n,).
-        keep: hold all images in memory as this transform fits them; read them when they are needed when left out.
+        tree: folder or zip with the files.
+        files: (n,), paths of the files inside it.
+        labels: (n,), class of each image.
+        keep: transform that resizes the images to keep in memory; if omitted, images are read on demand.
 
     Returns:
-        The images that are sound, in order, and for each other file what is wrong with it.
+        The readable images, in order, and the problem of each other file.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
-        looked = list(pool.map(partial(_look_at, tree, keep), files))
-    problems = {file: str(result) for file, result in zip(files, looked, strict=True) if isinstance(result, ValueError)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
+        results = list(pool.map(partial(_check, tree, keep), files))
+    problems = {
+        file: str(result) for file, result in zip(files, results, strict=True) if isinstance(result, ValueError)
+    }
     sound = [index for index, file in enumerate(files) if file not in problems]
-    images = [result for result in looked if isinstance(result, Tensor)]
+    images = [result for result in results if isinstance(result, Tensor)]
     if images:
         return TensorImages(torch.stack(images), labels[sound]), problems
     return FileImages(tree, [files[index] for index in sound], labels[sound]), problems
-
-
-def first_few(problems: Sequence[str]) -> list[str]:
-    """The first ten of some problems, one a line, and how many more there are.
-
-    Example:
-        >>> first_few([f"{number}.jpg is damaged" for number in range(12)])[-2:]
-        ['  9.jpg is damaged', '  … and 2 more']
-    """
-    more = [f"… and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
-    return [f"  {line}" for line in (*problems[:_SHOWN], *more)]
 
 
 def _read(tree: FileTree, file: str, *, thumbnail: bool = False) -> Image.Image:
     return read_image(BytesIO(tree.read(file)), tree.name(file), thumbnail=thumbnail)
 
 
-def _look_at(tree: FileTree, transform: ImageTransform | None, file: str) -> Tensor | ValueError | None:
-    """A file's image as the transform fits it, or ``None`` without one; or what is wrong with the file."""
+def _check(tree: FileTree, transform: ImageTransform | None, file: str) -> Tensor | ValueError | None:
+    """Resized image of a file, ``None`` without a transform, or the error if the file is not a readable image."""
     try:
         image = _read(tree, file, thumbnail=transform is None)
     except ValueError as error:
         return error
-    return None if transform is None else transform.fit(load_image(image)).clone()
+    return None if transform is None else transform.resize_and_crop(load_image(image)).clone()

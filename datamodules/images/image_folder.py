@@ -1,28 +1,28 @@
-"""Any folder of classes, or a zip of one."""
+"""Images in a folder or zip with one folder per class."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torchvision.transforms import v2
 
+from datamodules.data_module import BadInput, check_bad_input, skipped
 from datamodules.files.file_tree import FileTree
 from datamodules.images.augmentation import Augmentation, RandomFlip
-from datamodules.images.classification import ClassificationDataModule, choose_transform
+from datamodules.images.classification import TENTH_AND_FIFTH, ClassificationDataModule, choose_transform
 from datamodules.images.image_dataset import ImageSource
-from datamodules.images.image_files import first_few, sound_images
+from datamodules.images.image_files import sound_images
 from datamodules.images.image_transform import ImageTransform
-from datamodules.splits import SPLIT_NAMES, SPLITS, Split
+from datamodules.splits import SPLIT_NAMES, SPLITS, HeldOut, Split
 
 ClassFiles = dict[str, list[str]]
 
 
 class ImageFolderDataModule(ClassificationDataModule):
-    """Images in folders that are named after their classes, or a zip of such folders.
+    """Images in a folder or zip with one folder per class.
 
     ::
 
@@ -30,29 +30,28 @@ class ImageFolderDataModule(ClassificationDataModule):
                                               root/val/class/…/image     (or valid, validation)
                                               root/test/class/…/image
 
-    Splits that are missing are cut from the training images. A zip is read in place; in either, a single folder
-    around everything is looked through. Every file below a class folder should be an image that Pillow reads; all
-    are looked at once, before training starts.
+    Missing splits are cut from the training images. A zip is read in place, and a single folder around everything is
+    skipped. Every file below a class folder should be an image that Pillow can read; all are read once, before training
+    starts.
 
     Args:
-        root: the folder or the zip.
-        image_size: height and width, or one number, of the network's input; 224 when left out.
-        batch_size: images in a batch, on each device.
-        augmentation: transforms of training images, see :func:`augment`; a random crop, resized, and mirroring when
-            left out, none when empty.
-        bad_files: what to do about files that are no sound images: name them in one ``error``, or ``skip`` them and
-            say how many in the summary.
-        cache: keep all images in memory, cut to the input's size: much faster for sets that fit.
-        val_share: share of the training images that is kept for validation where there is no such folder.
-        test_share: share of all training images that is kept for the test where there is no such folder.
-        split_seed: decides which images are kept.
-        num_workers: processes that make batches.
-        transform: the whole way from an image to the network's input, in place of ``image_size``.
+        root: the folder or zip.
+        image_size: height and width of the network's input, or one number for a square; defaults to 224.
+        batch_size: B, per device.
+        augmentation: augmentation of the training images, see :func:`augment`; if omitted, a random crop, resized, and
+            mirroring; none if empty.
+        bad_input: ``"error"`` raises one error that lists the files that are not readable images; ``"skip"`` skips them
+            and lists them in the summary.
+        in_memory: whether to keep all images in memory, resized: much faster for data sets that fit.
+        held_out: fractions of the training images to hold out if there is no validation or test folder.
+        seed: seed of the held-out splits.
+        num_workers: worker processes of each loader.
+        transform: transform from a raw image to the network's input; replaces ``image_size``.
 
     Raises:
-        FileNotFoundError: there is nothing at ``root``.
-        ValueError: it is neither a folder nor a sound zip, has no class folders, or one only; a class has no image;
-            the splits have different classes; or, once loaded, files are bad.
+        FileNotFoundError: ``root`` does not exist.
+        ValueError: ``root`` is neither a folder nor a valid zip, or has less than two class folders; a class has no
+            image; the splits have different classes; or, when loaded, files are not readable images.
 
     Example:
         >>> import tempfile
@@ -63,7 +62,6 @@ class ImageFolderDataModule(ClassificationDataModule):
         ...     for number in range(10):
         ...         Image.new("RGB", (40, 30), colour).save(root / name / f"{number}.png")
         >>> colours = ImageFolderDataModule(root, image_size=16, batch_size=4, num_workers=0)
-        >>> colours.setup()
         >>> colours.class_names, [len(colours.dataset(split)) for split in ("train", "val", "test")]
         (['green', 'red'], [14, 2, 4])
     """
@@ -74,11 +72,10 @@ class ImageFolderDataModule(ClassificationDataModule):
         image_size: int | tuple[int, int] | None = None,
         batch_size: int = 64,
         augmentation: list[Augmentation] | None = None,
-        bad_files: Literal["error", "skip"] = "error",
-        cache: bool = False,
-        val_share: float = 0.1,
-        test_share: float = 0.2,
-        split_seed: int = 0,
+        bad_input: BadInput = "error",
+        in_memory: bool = False,
+        held_out: HeldOut = TENTH_AND_FIFTH,
+        seed: int = 0,
         num_workers: int = 2,
         transform: ImageTransform | None = None,
     ) -> None:
@@ -90,58 +87,53 @@ class ImageFolderDataModule(ClassificationDataModule):
             augmentation,
             batch_size=batch_size,
             num_workers=num_workers,
-            val_share=val_share,
-            test_share=test_share,
-            split_seed=split_seed,
+            held_out=held_out,
+            seed=seed,
         )
-        if bad_files not in ("error", "skip"):
-            raise ValueError(f"bad_files must be 'error' or 'skip', got {bad_files!r}")
-        self._bad_files = bad_files
-        self._cache = cache
+        self._bad_input = check_bad_input(bad_input)
+        self._in_memory = in_memory
         self._tree = FileTree(root)
         self._files = find_classes(self._tree)
         self._class_names = sorted(self._files["train"])
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the folders, sorted."""
+        """Names of the class folders, sorted."""
         return list(self._class_names)
 
     @property
     def title(self) -> str:
-        """The name of the folder or zip."""
+        """Name of the folder or zip."""
         return self._tree.root.name
 
     def load(self) -> Mapping[Split, ImageSource]:
-        """Looks at every file once, and keeps the images where ``cache`` says so."""
+        """Reads every file once; keeps the images if ``in_memory`` is set.
+
+        Raises:
+            ValueError: files are not readable images and ``bad_input`` is ``"error"``, or a class has none.
+        """
+        root = f"root={str(self._tree.root)!r}"
         bad: list[str] = []
         sources = {split: self._load_split(split, bad) for split in SPLITS if split in self._files}
-        if bad:
-            shown = first_few(bad)
-            if self._bad_files == "error":
-                raise ValueError(
-                    f"root={str(self._tree.root)!r}: {len(bad):,} of its files are no sound images; replace or remove "
-                    "them, or leave them out with bad_files='skip':\n" + "\n".join(shown)
-                )
-            self.notes = [f"Skipped {len(bad):,} files that are no sound images:", *shown]
+        self.notes += skipped(bad, "files that are not readable images", root, self._bad_input)
         counts = sources["train"].labels.bincount(minlength=self.num_classes).tolist()
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
         if empty:
-            raise ValueError(f"root={str(self._tree.root)!r}: no sound image is left of the classes {empty}")
+            raise ValueError(f"{root} has no readable image of the classes {empty}; add some, or remove their folders")
         return sources
 
     def _load_split(self, split: Split, bad: list[str]) -> ImageSource:
-        """The sound images of a split; what is wrong with the others is appended to ``bad``."""
+        """Readable images of a split; the problems of the others are appended to ``bad``."""
         files = [file for name in self.class_names for file in self._files[split][name]]
         labels = [label for label, name in enumerate(self.class_names) for _ in self._files[split][name]]
-        keep = self.transform if self._cache else None
+        keep = self.transform if self._in_memory else None
         source, problems = sound_images(self._tree, files, torch.tensor(labels), keep)
         bad.extend(problems.values())
         return source
 
 
 def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
-    """The files of each class in each split that a folder or zip has.
+    """Files of each class in each split of a folder or zip.
 
     Raises:
         ValueError: see :class:`ImageFolderDataModule`.
@@ -155,7 +147,7 @@ def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
         return "/".join(part for part in parts if part)
 
     def is_split(folder: str) -> bool:
-        # A folder of that name that holds images is a class: trains, say.
+        # A folder of that name with images in it is a class: photos of trains, for example.
         return folder.casefold() in SPLIT_NAMES and bool(subfolders[path(top, folder)])
 
     where = f"root={str(tree.root)!r}"
@@ -174,7 +166,7 @@ def find_classes(tree: FileTree) -> dict[Split, ClassFiles]:
         raise ValueError(f"{where} has {list(split_folders.values())} but no 'train' folder with class folders in it")
     flat = [name for name in subfolders[top] if split_folders and name.casefold() in SPLIT_NAMES and not is_split(name)]
     if flat:
-        raise ValueError(f"{where}: {flat} have no class folders; sort their images into some, or move them elsewhere")
+        raise ValueError(f"{where}: {flat} have no class folders; sort their images by class, or move them elsewhere")
     files: dict[Split, ClassFiles] = {}
     for split, folder in (split_folders or {"train": ""}).items():
         files[split] = _files_by_class(tree, path(top, folder), subfolders[path(top, folder)])
@@ -196,12 +188,12 @@ def _files_by_class(tree: FileTree, folder: str, classes: Sequence[str]) -> Clas
 def _check_classes(files: Mapping[Split, ClassFiles], where: str) -> None:
     classes = files["train"]
     if not classes:
-        raise ValueError(f"{where} has no class folders; put the images of each class into a folder of its own")
+        raise ValueError(f"{where} has no class folders; put the images of each class into their own folder")
     if len(classes) == 1:
-        raise ValueError(f"{where} has one class only, {next(iter(classes))!r}; there must be two to tell apart")
+        raise ValueError(f"{where} has only one class, {next(iter(classes))!r}; a classifier needs two or more")
     empty = sorted(name for name, members in classes.items() if not members)
     if empty:
-        raise ValueError(f"{where}: the class folders {empty} hold no image; fill or remove them")
+        raise ValueError(f"{where}: the class folders {empty} have no images; fill or remove them")
     for split, others in files.items():
         if others.keys() != classes.keys():
             raise ValueError(

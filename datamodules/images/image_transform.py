@@ -1,4 +1,4 @@
-"""From a raw image, whatever it is, to the tensor that a network takes, and back for plots."""
+"""Transform from raw images of any kind to the input of a network, and back for plots."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LARGEST_16_BIT = 65535
 
 
 def plain_image(image: Image.Image) -> Image.Image:
-    """Turns an image upright and makes it 8-bit grey (mode ``L``) or 8-bit colour (mode ``RGB``).
+    """Converts an image to upright 8-bit grey (mode ``L``) or 8-bit colour (mode ``RGB``).
 
-    Transparent places become white, as most viewers show them. Grey of 16 bits and of 32-bit integers is scaled from
-    0 … 65535, grey of floats from 0 … 1.
+    Transparent pixels become white, as in most viewers. 16-bit and 32-bit integer grey is scaled from 0 … 65535,
+    floating-point grey from 0 … 1.
 
     Args:
-        image: of any mode.
+        image: PIL image of any mode.
 
     Raises:
-        ValueError: 32-bit values out of these ranges, or a mode that Pillow cannot convert to RGB.
+        ValueError: 32-bit values are outside these ranges, or Pillow cannot convert the mode to RGB.
 
     Example:
         >>> plain_image(Image.new("CMYK", (3, 2))).mode
@@ -43,7 +43,7 @@ def plain_image(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
         top = 1.0 if image.mode == "F" else _LARGEST_16_BIT
-        # Written so that NaN fails too.
+        # In this form NaN fails too.
         if not (values.min() >= 0 and values.max() <= top):
             raise ValueError(
                 f"an image of mode {image.mode!r} must have values from 0 to {top}, got {values.min()} to "
@@ -60,16 +60,16 @@ def plain_image(image: Image.Image) -> Image.Image:
 
 
 def read_image(file: str | Path | IO[bytes], name: str | None = None, *, thumbnail: bool = False) -> Image.Image:
-    """Reads an image file to its last byte, upright and 8-bit, as :func:`plain_image` makes it.
+    """Reads a whole image file and converts it with :func:`plain_image`.
 
     Args:
-        file: its path, or the open file.
-        name: what to call it in an error; the path when left out.
-        thumbnail: decode a JPEG at an eighth of its size; the quick way to see that it is sound.
+        file: path, or open binary file.
+        name: name of the file in errors; defaults to the path.
+        thumbnail: whether to decode a JPEG at an eighth of its size, a quick way to check it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged, no image, or larger than Pillow holds to be safe.
+        ValueError: the file is truncated, damaged, not an image, or larger than Pillow's safety limit.
 
     Example:
         >>> read_image("cat.jpg")
@@ -86,30 +86,30 @@ def read_image(file: str | Path | IO[bytes], name: str | None = None, *, thumbna
         raise FileNotFoundError(f"{name}: there is no such image file; check the path") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{name} is too large ({error}); scale it down or leave it out, or raise PIL.Image.MAX_IMAGE_PIXELS if you "
+            f"{name} is too large ({error}); scale it down or remove it, or raise PIL.Image.MAX_IMAGE_PIXELS if you "
             "trust it"
         ) from error
-    except Exception as error:  # decoders raise whatever the broken bytes lead them to
-        reason = re.sub(" <.*>", "", str(error))  # an open file has an address, and nobody wants to know it
+    except Exception as error:  # decoders raise errors of many types on damaged files
+        reason = re.sub(" <.*>", "", str(error))  # without the address of an open file
         raise ValueError(
-            f"{name} cannot be read as an image ({reason}); it is damaged, cut short, or no image: replace it or leave "
-            "it out"
+            f"{name} cannot be read as an image ({reason}); it is damaged, truncated or not an image; replace or "
+            "remove it"
         ) from error
 
 
 def load_image(image: RawImage) -> Tensor:
-    """The values of an image in its own size and 1 or 3 channels, (C, H, W).
+    """Loads an image as a tensor of 1 or 3 channels, in its own size.
 
     Args:
         image: a path; a PIL image of any mode; an array, (H, W) or (H, W, C); or a tensor, (C, H, W). Arrays and
-            tensors hold uint8, or floats in 0 … 1.
+            tensors are uint8, or floats in 0 … 1.
 
     Returns:
-        uint8, or float32 in 0 … 1 for an image of floats.
+        (C, H, W) uint8, or float32 in 0 … 1 for floating-point images.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no sound image, or an array or tensor has another shape or range.
+        ValueError: the file is not a readable image, or an array or tensor has another shape, type or range.
         TypeError: the image is of another type.
 
     Example:
@@ -129,24 +129,24 @@ def load_image(image: RawImage) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Makes any image a network's input: upright, resized with its aspect kept, cropped, normalised.
+    """Transform from any raw image to the input of a network: resized with its aspect ratio, cropped, normalised.
 
-    Plain numbers and words only, so that a checkpoint carries it and YAML spells it::
+    It consists of plain numbers and strings, so that checkpoints store it and YAML configures it::
 
-        raw image ──load_image──▶ (C, H, W) ──fit──▶ (channels, *image_size) ──normalize──▶ input
+        raw image ──load_image──▶ (C, H, W) ──resize_and_crop──▶ (channels, *image_size) ──normalize──▶ input
 
     Args:
         size: height and width of the input in pixels, or one number for a square.
         channels: 1 for grey, 3 for colour.
-        mean: taken off the values, which are then in 0 … 1; one number, or one a channel.
-        std: the values are then divided by it; one number, or one a channel.
-        interpolation: how pixels are resampled, always antialiased.
-        crop: the image is scaled to cover ``size / crop``, and the middle of it taken; 1 crops no more than the
-            aspect asks for.
+        mean: mean to subtract from pixels in 0 … 1; one number, or one per channel.
+        std: standard deviation to divide by; one number, or one per channel.
+        interpolation: interpolation of the resizing, always antialiased.
+        crop: fraction of the resized image's side that is kept: the image is resized to cover ``size / crop``, then
+            its centre is cropped. With 1, only what the aspect ratio requires is cropped.
 
     Raises:
-        ValueError: a size below 1, channels other than 1 and 3, as many means or deviations as neither 1 nor the
-            channels, a deviation of 0, an unknown interpolation, or a crop outside (0, 1].
+        ValueError: a size is below 1, ``channels`` is neither 1 nor 3, ``mean`` or ``std`` has the wrong length, a
+            standard deviation is not positive, the interpolation is unknown, or ``crop`` is outside (0, 1].
 
     Example:
         >>> transform = ImageTransform(size=(4, 6))
@@ -166,7 +166,7 @@ class ImageTransform:
     def __post_init__(self) -> None:
         for field in ("size", "mean", "std"):
             value = getattr(self, field)
-            if isinstance(value, list):  # a checkpoint or YAML knows no tuples
+            if isinstance(value, list):  # checkpoints and YAML have lists for tuples
                 object.__setattr__(self, field, tuple(value))
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"size must be one positive number or (height, width), got {self.size}")
@@ -175,25 +175,27 @@ class ImageTransform:
         for field in ("mean", "std"):
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise ValueError(f"{field} must be one number or {self.channels}, one a channel, got {value}")
+                raise ValueError(f"{field} must be one number or {self.channels}, one per channel, got {value}")
         if torch.tensor(self.std).min() <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"interpolation must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
         if not 0.0 < self.crop <= 1.0:
-            raise ValueError(f"crop is the share of the image that is kept and must lie in (0, 1], got {self.crop}")
+            raise ValueError(
+                f"crop is the fraction of the image's side to keep and must lie in (0, 1], got {self.crop}"
+            )
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the input."""
+        """Height and width of the input, in pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __call__(self, image: RawImage) -> Tensor:
-        """The network's input for one image, (channels, height, width), float32; see :func:`load_image`."""
-        return self.normalize(self.fit(load_image(image)))
+        """Transforms one image to (channels, height, width) float32; see :func:`load_image`."""
+        return self.normalize(self.resize_and_crop(load_image(image)))
 
     def batch(self, images: Sequence[RawImage] | Tensor) -> Tensor:
-        """Raw images as one batch, (B, channels, height, width); a batch of transformed ones stays what it is.
+        """Transforms raw images to a batch, (B, channels, height, width); a transformed batch is returned unchanged.
 
         Args:
             images: PIL images, arrays (H, W[, C]), tensors (C, H, W) or paths, of any size; or one tensor,
@@ -201,20 +203,20 @@ class ImageTransform:
 
         Raises:
             ValueError: there is no image, or one cannot be read.
-            TypeError: the images are not in a list.
+            TypeError: ``images`` is neither a list nor a tensor.
         """
         self.check(images)
         return images if isinstance(images, Tensor) else torch.stack([self(image) for image in images])
 
     def check(self, images: Sequence[RawImage] | Tensor) -> None:
-        """Refuses what is neither images in a list nor a batch of transformed ones.
+        """Checks that images are a list or a batch of transformed images.
 
         Args:
-            images: as :meth:`batch` takes them.
+            images: argument of :meth:`batch`.
 
         Raises:
-            ValueError: there is no image; or a tensor has another shape, or whole numbers.
-            TypeError: the images are not in a list.
+            ValueError: there is no image, or a tensor has another shape or is not floating-point.
+            TypeError: ``images`` is neither a list nor a tensor.
         """
         if isinstance(images, str) or not isinstance(images, (Sequence, Tensor)):
             raise TypeError(f"images must be a list of images, got one {type(images).__name__}; put it in a list")
@@ -228,11 +230,11 @@ class ImageTransform:
                 f"{tuple(images.shape)} of {images.dtype}; raw images go in a list"
             )
 
-    def fit(self, images: Tensor) -> Tensor:
-        """Gives images these channels and this size, the values staying as they are.
+    def resize_and_crop(self, images: Tensor) -> Tensor:
+        """Converts images to the channels and size of the input, without normalising them.
 
         Args:
-            images: (..., C, H, W), whole numbers in 0 … 255 as uint8, or floats in 0 … 1.
+            images: (..., C, H, W), uint8 in 0 … 255, or floats in 0 … 1.
 
         Returns:
             (..., channels, height, width), of the same type.
@@ -244,11 +246,11 @@ class ImageTransform:
             images = v2.functional.resize(images, self._cover(images), interpolation=mode, antialias=True)
             images = v2.functional.center_crop(images, list(self.image_size))
             if images.is_floating_point():
-                images = images.clamp(0.0, 1.0)  # the bicubic kernel overshoots
+                images = images.clamp(0.0, 1.0)  # bicubic interpolation overshoots
         return images.expand(*images.shape[:-3], self.channels, -1, -1)
 
     def _cover(self, images: Tensor) -> list[int]:
-        """The smallest size of the images' own aspect that covers ``size / crop``."""
+        """Smallest size with the images' aspect ratio that covers ``size / crop``."""
         height, width = images.shape[-2:]
         least_height, least_width = (math.floor(side / self.crop) for side in self.image_size)
         if height * least_width >= width * least_height:
@@ -256,12 +258,19 @@ class ImageTransform:
         return [least_height, max(least_width, width * least_height // height)]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(..., C, H, W) in 0 … 255 as uint8, or floats in 0 … 1, as float32 with mean and deviation taken out."""
+        """Subtracts the mean and divides by the standard deviation.
+
+        Args:
+            images: (..., C, H, W), uint8 in 0 … 255, or floats in 0 … 1.
+
+        Returns:
+            (..., C, H, W) float32.
+        """
         values = images / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
         return (values - self._per_channel(self.mean, values)).div_(self._per_channel(self.std, values))
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Takes back :meth:`normalize`: (..., C, H, W) in 0 … 1, for plots."""
+        """Inverts :meth:`normalize`: (..., C, H, W) in 0 … 1, for plots."""
         images = images.to(torch.float32)
         return (images * self._per_channel(self.std, images) + self._per_channel(self.mean, images)).clamp(0.0, 1.0)
 
@@ -287,8 +296,8 @@ def _from_array(image: npt.NDArray[np.generic]) -> Tensor:
         return _from_pil(plain_image(Image.fromarray(image)))
     except TypeError as error:
         raise ValueError(
-            f"image: an array of shape {image.shape} and type {image.dtype} is no image; give (H, W) or (H, W, C) with "
-            "up to 4 channels last, of uint8 or of floats in 0 … 1"
+            f"image: an array of shape {image.shape} and type {image.dtype} is not an image; give (H, W) or (H, W, C) "
+            "with up to 4 channels last, of uint8 or of floats in 0 … 1"
         ) from error
 
 
@@ -303,7 +312,7 @@ def _checked(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise ValueError(f"image: give uint8 in 0 … 255 or floats in 0 … 1, got {image.dtype}")
     image = image.to(torch.float32)
-    # Written so that NaN fails too.
+    # In this form NaN fails too.
     if not (image.min() >= 0.0 and image.max() <= 1.0):
         raise ValueError(
             f"image: floats must lie in 0 … 1, got {image.min():.3g} to {image.max():.3g}; give the raw values "

@@ -1,4 +1,4 @@
-"""The classification sets of torchvision, by name."""
+"""The image classification data sets of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from datamodules.images.augmentation import Augmentation, RandomFlip, RandomShift
-from datamodules.images.classification import ClassificationDataModule, choose_transform
+from datamodules.images.classification import TENTH_AND_FIFTH, ClassificationDataModule, choose_transform
 from datamodules.images.image_dataset import ImageSource, TensorImages
 from datamodules.images.image_transform import ImageTransform, load_image
-from datamodules.splits import Split
+from datamodules.splits import HeldOut, Split
 
 LabelledImages = Dataset[tuple[Image.Image, int]]
 Splits = Mapping[Split, Mapping[str, object]]
@@ -33,20 +33,20 @@ _IN_THREE: Splits = {"train": {"split": "train"}, "val": {"split": "val"}, "test
 _WHOLE: Splits = {"train": {}}
 
 _DIGITS = tuple(string.digits)
-_PHOTO = ImageTransform(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # ImageNet's, for want of their own
+_PHOTO = ImageTransform(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # mean and std of ImageNet
 
 
 @dataclass(frozen=True)
 class _Set:
-    """What torchvision does not say about a set.
+    """Facts about a data set that torchvision does not provide.
 
     Attributes:
-        splits: the constructor's arguments for each split it has.
-        transform: the images' own size, mean and deviation.
-        names: of the classes, where they are known before the set is read.
-        shift: the furthest, in pixels, that training images are shifted each way; without it they are of many sizes,
-            and cropped at random.
-        mirror: whether an image seen in a mirror is still of its class.
+        splits: constructor arguments for each split that it has.
+        transform: own size, mean and standard deviation of the images.
+        names: names of the classes, if they are known before the data set is read.
+        shift: maximum shift of training images, in pixels each way; ``None`` for images of many sizes, which are
+            cropped at random instead.
+        mirror: whether a mirrored image still belongs to its class.
     """
 
     splits: Splits
@@ -73,7 +73,7 @@ _SETS = {
     "EMNIST": _Set(
         {"train": {"split": "balanced", "train": True}, "test": {"split": "balanced", "train": False}},
         ImageTransform(28, channels=1, mean=0.1751, std=0.3332),
-        # Small letters that look like their capitals are of one class with them.
+        # Lower-case letters that look like their capitals share a class with them.
         (*_DIGITS, *string.ascii_uppercase, *"abdefghnqrt"),
         shift=4,
         mirror=False,
@@ -84,7 +84,7 @@ _SETS = {
     "Flowers102": _Set(_IN_THREE, _PHOTO),
     "Food101": _Set(_IN_TWO, _PHOTO),
     "GTSRB": _Set(_IN_TWO, replace(_PHOTO, size=48), mirror=False),
-    # Its validation images are what results are reported on.
+    # Results are reported on its validation images.
     "Imagenette": _Set({"train": {"split": "train"}, "test": {"split": "val"}}, _PHOTO),
     "KMNIST": _Set(_BY_FLAG, ImageTransform(28, channels=1, mean=0.1918, std=0.3483), shift=4, mirror=False),
     "MNIST": _Set(_BY_FLAG, ImageTransform(28, channels=1, mean=0.1307, std=0.3081), _DIGITS, shift=4, mirror=False),
@@ -109,42 +109,42 @@ _SETS = {
     "USPS": _Set(_BY_FLAG, ImageTransform(16, channels=1, mean=0.2469, std=0.2989), _DIGITS, shift=2, mirror=False),
 }
 
-# Sets whose files torchvision keeps, unpacked, in root/name/raw under the names that the packages use.
+# Data sets whose uncompressed files torchvision keeps in root/name/raw, under the names of the packed ones.
 _IDX_SETS = ("FashionMNIST", "KMNIST", "MNIST")
-# Where Debian's package dataset-fashion-mnist puts its files.
+# Installed by Debian's package dataset-fashion-mnist.
 _INSTALLED = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}
 
 
 class TorchvisionDataModule(ClassificationDataModule):
-    """A classification set of torchvision with the splits it comes with; others are cut from its training images.
+    """An image classification data set of torchvision, with the splits that it has.
 
-    Sets that torchvision holds in memory (the MNIST family, CIFAR, SVHN, STL10, USPS, SEMEION) are batched by one
-    gather; the others are read image by image, for which ``num_workers`` helps.
+    Missing splits are cut from the training images. Data sets that torchvision holds in memory (the MNIST family,
+    CIFAR, SVHN, STL10, USPS, SEMEION) are batched by a single gather; the others are read image by image, which is
+    faster with ``num_workers``.
 
     Args:
-        name: torchvision's name of the set: MNIST, FashionMNIST, KMNIST, QMNIST, EMNIST (its balanced split), USPS,
-            SEMEION, CIFAR10, CIFAR100, SVHN, STL10, EuroSAT, GTSRB, Imagenette, Flowers102, OxfordIIITPet, Food101,
-            FGVCAircraft, DTD, Caltech101, Caltech256, Country211, SUN397 or RenderedSST2.
-        root: the folder that holds the set or will.
-        download: fetch the set where it is not there yet.
-        image_size: height and width, or one number, to resize the images to; their own when left out, 224 for photos
-            of many sizes.
-        batch_size: images in a batch, on each device.
-        augmentation: transforms of training images, see :func:`augment`; none when empty. When left out: small images
-            are shifted by up to an eighth of their side, photos cropped at random and resized; and mirrored, unless
-            they show writing or signs.
-        val_share: share of the training images that is kept for validation where the set has no such split.
-        test_share: share of all images that is kept for the test where the set has no such split.
-        split_seed: decides which images are kept.
-        num_workers: processes that make batches.
-        source: for MNIST, FashionMNIST and KMNIST, a folder with the ``.gz`` files of the set, to be unpacked into
-            ``root`` in place of a download. When left out, FashionMNIST is looked for where Debian's package
-            ``dataset-fashion-mnist`` puts it.
-        transform: the whole way from an image to the network's input, in place of the set's own.
+        name: torchvision's name of the data set: MNIST, FashionMNIST, KMNIST, QMNIST, EMNIST (its balanced split),
+            USPS, SEMEION, CIFAR10, CIFAR100, SVHN, STL10, EuroSAT, GTSRB, Imagenette, Flowers102, OxfordIIITPet,
+            Food101, FGVCAircraft, DTD, Caltech101, Caltech256, Country211, SUN397 or RenderedSST2.
+        root: folder of the data set.
+        download: whether to download the data set if it is not in ``root``.
+        image_size: height and width to resize the images to, or one number for a square; defaults to the images' own
+            size, and to 224 for photos of many sizes.
+        batch_size: B, per device.
+        augmentation: augmentation of the training images, see :func:`augment`; none if empty. If omitted, small images
+            are shifted by up to an eighth of their side and photos are cropped at random and resized; both are
+            mirrored, except for writing and signs.
+        held_out: fractions of the training images to hold out if the data set has no validation or test split.
+        seed: seed of the held-out splits.
+        num_workers: worker processes of each loader.
+        source: for MNIST, FashionMNIST and KMNIST, a folder with the ``.gz`` files of the data set, which are unpacked
+            into ``root`` instead of a download. For FashionMNIST it defaults to the folder of Debian's package
+            ``dataset-fashion-mnist``.
+        transform: transform from a raw image to the network's input; replaces ``image_size``.
 
     Raises:
-        ValueError: torchvision has no classification set of that name.
-        FileNotFoundError: ``source`` has no such files; or, once the set is wanted, it is not in ``root`` and not
+        ValueError: torchvision has no such classification data set.
+        FileNotFoundError: ``source`` has no such files; or, when loaded, the data set is not in ``root`` and not
             downloaded.
 
     Example:
@@ -153,7 +153,7 @@ class TorchvisionDataModule(ClassificationDataModule):
         (['T-shirt/top', 'Trouser', 'Pullover'], (28, 28))
         >>> TorchvisionDataModule("Fashion")
         Traceback (most recent call last):
-        ValueError: name='Fashion' is no classification set of torchvision known here; did you mean FashionMNIST?
+        ValueError: name='Fashion' is not a known classification data set of torchvision; did you mean FashionMNIST?
     """
 
     def __init__(
@@ -164,9 +164,8 @@ class TorchvisionDataModule(ClassificationDataModule):
         image_size: int | tuple[int, int] | None = None,
         batch_size: int = 64,
         augmentation: list[Augmentation] | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.2,
-        split_seed: int = 0,
+        held_out: HeldOut = TENTH_AND_FIFTH,
+        seed: int = 0,
         num_workers: int = 0,
         source: str | Path | None = None,
         transform: ImageTransform | None = None,
@@ -178,9 +177,8 @@ class TorchvisionDataModule(ClassificationDataModule):
             _default_augmentation(self._set, transform) if augmentation is None else augmentation,
             batch_size=batch_size,
             num_workers=num_workers,
-            val_share=val_share,
-            test_share=test_share,
-            split_seed=split_seed,
+            held_out=held_out,
+            seed=seed,
         )
         self._name = name
         self._root = Path(root)
@@ -190,7 +188,7 @@ class TorchvisionDataModule(ClassificationDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes; of the sets that keep them in their files, these are fetched and read first."""
+        """Names of the classes; downloads and reads the data set first if its files hold them."""
         if self._class_names is None:
             names = self._set.names or getattr(getattr(torchvision.datasets, self._name), "classes", None)
             if names is None:
@@ -203,19 +201,19 @@ class TorchvisionDataModule(ClassificationDataModule):
 
     @property
     def title(self) -> str:
-        """The name of the set."""
+        """Name of the data set."""
         return self._name
 
     def prepare_data(self) -> None:
-        """Unpacks or downloads the set where it is not there yet; Lightning calls it in one process a machine."""
+        """Unpacks or downloads the data set if necessary; Lightning calls this in one process per machine."""
         if self._source is not None:
             _unpack(self._source, self._root / self._name / "raw")
         for split in self._set.splits:
             self._open(split, download=self._download)
 
     def load(self) -> Mapping[Split, ImageSource]:
-        """The splits that the set comes with."""
-        if self.trainer is None:  # on its own, without a Trainer that prepares the data
+        """The splits that the data set has."""
+        if self.trainer is None:  # without a Trainer, which prepares the data
             self.prepare_data()
         return {split: _as_source(self._name, self._open(split)) for split in self._set.splits}
 
@@ -224,21 +222,21 @@ class TorchvisionDataModule(ClassificationDataModule):
             dataset: LabelledImages = getattr(torchvision.datasets, self._name)(
                 str(self._root), download=download, **self._set.splits[split]
             )
-        except (RuntimeError, OSError) as error:  # what torchvision raises for missing files and failed downloads
+        except (RuntimeError, OSError) as error:  # raised by torchvision for missing files and failed downloads
             what = "cannot be downloaded to" if download else "is not in"
             remedy = "check the connection" if download else "set download=True"
             raise FileNotFoundError(
-                f"name={self._name!r}: the set {what} root={str(self._root)!r} ({error}); {remedy}, or put its files "
-                "there by hand"
+                f"name={self._name!r}: the data set {what} root={str(self._root)!r} ({error}); {remedy}, or put its "
+                "files there by hand"
             ) from error
         return dataset
 
 
 class DatasetImages(ImageSource):
-    """The images of a torchvision data set, each read when it is needed.
+    """Images of a torchvision data set, read on demand.
 
     Args:
-        dataset: gives a PIL image and a class for each index.
+        dataset: data set of pairs of a PIL image and its class.
     """
 
     def __init__(self, dataset: LabelledImages) -> None:
@@ -246,7 +244,7 @@ class DatasetImages(ImageSource):
         self.dataset = dataset
 
     def read(self, indices: Tensor) -> Iterator[Tensor]:
-        """One after the other, (1, C, H, W) each."""
+        """See :meth:`ImageReader.read`; one image at a time, (1, C, H, W)."""
         for index in indices.tolist():
             yield load_image(self.dataset[index][0]).unsqueeze(0)
 
@@ -259,7 +257,7 @@ def _find_set(name: str) -> _Set:
     hint = (
         f"did you mean {' or '.join(by_small[match] for match in near)}?" if near else f"there are {', '.join(_SETS)}"
     )
-    raise ValueError(f"name={name!r} is no classification set of torchvision known here; {hint}")
+    raise ValueError(f"name={name!r} is not a known classification data set of torchvision; {hint}")
 
 
 def _find_source(name: str, source: str | Path | None) -> Path | None:
@@ -267,11 +265,9 @@ def _find_source(name: str, source: str | Path | None) -> Path | None:
         installed = _INSTALLED.get(name)
         return installed if installed is not None and installed.is_dir() else None
     if name not in _IDX_SETS:
-        raise ValueError(
-            f"source={str(source)!r} can be given for {', '.join(_IDX_SETS)}, not for {name}; leave it out"
-        )
+        raise ValueError(f"source={str(source)!r} can be given for {', '.join(_IDX_SETS)}, not for {name}; omit it")
     if not any(Path(source).glob("*-ubyte.gz")):
-        raise FileNotFoundError(f"source={str(source)!r} holds no files named *-ubyte.gz; check the path")
+        raise FileNotFoundError(f"source={str(source)!r} has no files named *-ubyte.gz; check the path")
     return Path(source)
 
 
@@ -280,7 +276,7 @@ def _unpack(source: Path, raw: Path) -> None:
     for packed in source.glob("*-ubyte.gz"):
         target = raw / packed.stem
         if not target.exists():
-            # Whole or not at all, whatever interrupts it and whoever does the same.
+            # Atomic, in case of an interruption or of another process that does the same.
             with tempfile.TemporaryDirectory(dir=raw) as unfinished:
                 file = Path(unfinished) / packed.stem
                 with gzip.open(packed) as packed_file, file.open("wb") as plain_file:
@@ -292,12 +288,12 @@ def _default_augmentation(known: _Set, transform: ImageTransform) -> list[Augmen
     flip: list[Augmentation] = [RandomFlip()] if known.mirror else []
     if known.shift is None:
         return [v2.RandomResizedCrop(transform.image_size, scale=(0.35, 1.0), antialias=True), *flip]
-    # Grey sets show things on black; photos have no such ground.
+    # Grey images have a black background, photos have not.
     return [RandomShift(known.shift, padding="zeros" if known.transform.channels == 1 else "reflect"), *flip]
 
 
 def _labels(dataset: LabelledImages) -> Tensor:
-    """The class of every image, which each family of torchvision's sets keeps under another name."""
+    """(n,), class of each image, which torchvision keeps in an attribute of one of several names."""
     for attribute in ("targets", "labels", "_labels", "y"):
         if hasattr(dataset, attribute):
             return torch.as_tensor(getattr(dataset, attribute))
@@ -314,5 +310,5 @@ def _as_source(name: str, dataset: LabelledImages) -> ImageSource:
         images = images.unsqueeze(1)
     elif images.size(1) != 3:  # CIFAR has its channels last
         images = images.permute(0, 3, 1, 2)
-    # EMNIST is kept with rows and columns exchanged.
+    # EMNIST is stored transposed.
     return TensorImages((images.mT if name == "EMNIST" else images).contiguous(), _labels(dataset))

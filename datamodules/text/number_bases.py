@@ -1,4 +1,4 @@
-"""Numbers written in one base and in another: text to train on without a download."""
+"""Numbers in two bases: sentence pairs to train on without a download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, digits
 
+from datamodules.data_module import check_at_least
 from datamodules.splits import Split
 from datamodules.text.text_data import TextDataModule
 from datamodules.text.text_pairs import TextPair
@@ -15,27 +16,27 @@ DIGITS = digits + ascii_lowercase
 
 
 class NumberBasesDataModule(TextDataModule):
-    """Whole numbers in one base, to be written in another, a character a token: decimal to binary and the like.
+    """Integers in one base and in another, one token per digit: decimal to binary, for example.
 
-    The numbers are drawn evenly and without repetition, so none that is validated or tested on was trained on.
+    The numbers are drawn uniformly and without repetition, so no validation or test number occurs in training.
 
     Args:
-        source_base: that the sources are written in, 2 to 36.
-        target_base: that the targets are written in, 2 to 36.
-        limit: the numbers lie below this.
-        train_size: how many are trained on.
-        val_size: how many are kept for validation.
-        test_size: how many are kept for the test.
-        short_repeats: how often an epoch shows each number that has fewer digits than the largest. There are few of
-            them, and what is rare is learned late.
-        leading_zeros: whether targets begin with as many zeros as make them all as long as the largest number's. Then a
-            place always stands for the same power of the base, which a Transformer learns faster (an RNN does not).
-        max_tokens: places of the larger side of a batch at most, padding counted, on each device.
-        num_workers: processes that make batches; 0 is fastest.
-        seed: decides which numbers are drawn, and their order in training.
+        source_base: base of the sources, 2 to 36.
+        target_base: base of the targets, 2 to 36.
+        limit: exclusive upper limit of the numbers.
+        train_size: number of training pairs.
+        val_size: number of validation pairs.
+        test_size: number of test pairs.
+        short_repeats: how often an epoch contains each number that has fewer digits than the largest one; there are
+            few of them, and rare lengths are learned late.
+        leading_zeros: whether targets are padded with zeros to the length of the largest number. Then each position
+            always stands for the same power of the base, which a Transformer learns faster (an RNN does not).
+        max_tokens: maximum number of tokens on the larger side of a batch, padding included, per device.
+        num_workers: worker processes of each loader; 0 is fastest.
+        seed: seed of the numbers and of their order in training.
 
     Raises:
-        ValueError: a number is out of its range, or there are fewer numbers below ``limit`` than are to be drawn.
+        ValueError: an argument is out of range, or there are fewer numbers below ``limit`` than are to be drawn.
 
     Example:
         >>> data = NumberBasesDataModule(limit=1000, train_size=800, val_size=100, test_size=100)
@@ -61,19 +62,16 @@ class NumberBasesDataModule(TextDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(Character(), Character(), max_tokens=max_tokens, num_workers=num_workers, seed=seed)
+        check_at_least(1, train_size=train_size, short_repeats=short_repeats)
+        check_at_least(0, val_size=val_size, test_size=test_size)
         for name, base in (("source_base", source_base), ("target_base", target_base)):
             if not 2 <= base <= len(DIGITS):
                 raise ValueError(f"{name} must lie in 2 to {len(DIGITS)}, got {base}")
         sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        for split, size in sizes.items():
-            if size < (split == "train"):
-                raise ValueError(f"{split}_size must be {int(split == 'train')} or more, got {size}")
         if sum(sizes.values()) > limit:
             raise ValueError(
-                f"limit={limit} leaves no {sum(sizes.values())} different numbers; draw fewer, or raise it"
+                f"limit={limit} is too small for {sum(sizes.values())} different numbers; raise it, or draw fewer"
             )
-        if short_repeats < 1:
-            raise ValueError(f"short_repeats must be 1 or more, got {short_repeats}")
         self._short_repeats = short_repeats
         self._target_length = len(in_base(limit - 1, target_base)) if leading_zeros else 0
         self._bases = (source_base, target_base)
@@ -81,12 +79,12 @@ class NumberBasesDataModule(TextDataModule):
         self._sizes = sizes
 
     def tokenizer_texts(self) -> tuple[Sequence[str], Sequence[str]]:
-        """All digits of each base, whether or not they were drawn."""
+        """All digits of each base, drawn or not."""
         return [DIGITS[: self._bases[0]]], [DIGITS[: self._bases[1]]]
 
     def load(self) -> Mapping[Split, Sequence[TextPair]]:
         """Draws the numbers."""
-        numbers = iter(random.Random(self._seed).sample(range(self._limit), sum(self._sizes.values())))  # noqa: S311
+        numbers = iter(random.Random(self.seed).sample(range(self._limit), sum(self._sizes.values())))  # noqa: S311
         pairs = {
             split: [self._pair(next(numbers), line) for line in range(1, size + 1)]
             for split, size in self._sizes.items()
@@ -102,18 +100,18 @@ class NumberBasesDataModule(TextDataModule):
 
 
 def in_base(number: int, base: int) -> str:
-    """A whole number in the digits of a base, 0 to 9 and then a to z.
+    """Digits of a number in a base: 0 to 9, then a to z.
 
     Args:
-        number: 0 or more.
-        base: 2 to 36.
+        number: non-negative integer.
+        base: base, 2 to 36.
 
     Example:
         >>> in_base(10, 2), in_base(255, 16), in_base(0, 7)
         ('1010', 'ff', '0')
     """
-    written = ""
+    text = ""
     while number >= base:
         number, digit = divmod(number, base)
-        written = DIGITS[digit] + written
-    return DIGITS[number] + written
+        text = DIGITS[digit] + text
+    return DIGITS[number] + text

@@ -1,4 +1,4 @@
-"""Sentence pairs as numbers, and the padded batches that are made of them."""
+"""Sentence pairs as token ids, and padded batches of them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch.utils.data import Dataset
 
 from datamodules.tokenizers.tokenizer import Tokenizer
 
-# Sentences that are tokenized in one go: enough to keep every core busy, little enough to hold in memory twice.
+# Sentences per call of the tokenizer: enough for all cores, few enough to hold in memory twice.
 _PIECE = 10_000
 
 
 class TextBatch(NamedTuple):
-    """What a system that maps text to text trains on.
+    """Batch of sentence pairs.
 
     Attributes:
-        source: (B, T_s) int64, each row its tokens, the end of sentence, then padding.
-        source_lengths: (B,) int64, the end counted.
-        target: (B, T_t) int64, each row the beginning of sentence, its tokens, the end, then padding.
-        target_lengths: (B,) int64, beginning and end counted.
-        source_texts: B texts, as they were read.
-        target_texts: B texts, likewise.
+        source: (B, T_k) int64, source token ids; each row ends with the end of sentence, then padding.
+        source_lengths: (B,) int64, number of tokens in each row, end of sentence included.
+        target: (B, T_q) int64, target token ids between beginning and end of sentence, then padding.
+        target_lengths: (B,) int64, number of tokens in each row, beginning and end included.
+        source_texts: B source texts.
+        target_texts: B target texts.
+        indices: B indices of the pairs in their data set.
     """
 
     source: Tensor
@@ -34,14 +35,19 @@ class TextBatch(NamedTuple):
     target_lengths: Tensor
     source_texts: list[str]
     target_texts: list[str]
+    indices: list[int]
 
 
 class TokenRows:
-    """Many sequences of numbers in one flat tensor, so that a batch of them is one gather.
+    """Sequences of token ids in one flat tensor, so that a padded batch of them is a single gather.
 
     Args:
-        flat: all numbers, one sequence behind the other.
-        lengths: (n,), how many belong to each.
+        flat: (total,), the token ids of all sequences, one after the other.
+        lengths: (n,), the length of each sequence.
+
+    Attributes:
+        flat: as given.
+        lengths: (n,) int64.
 
     Example:
         >>> rows = TokenRows.of([[7, 8], [], [9]])
@@ -53,18 +59,25 @@ class TokenRows:
     def __init__(self, flat: Tensor, lengths: Tensor) -> None:
         self.flat = flat
         self.lengths = lengths.to(torch.int64)
-        self._starts = self.lengths.cumsum(0) - self.lengths
+        self._starts = self.lengths.cumsum(0) - self.lengths  # (n,)
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> TokenRows:
-        """Of sequences that lie apart."""
+        """Builds the rows from a list of sequences."""
         flat = [number for sequence in sequences for number in sequence]
         lengths = [len(sequence) for sequence in sequences]
         return cls(torch.tensor(flat, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int64))
 
     @classmethod
     def encoded(cls, tokenizer: Tokenizer, texts: Sequence[str], *, begin: bool, dropout: bool = False) -> TokenRows:
-        """Of texts, each with its end of sentence and, if ``begin``, with a beginning too."""
+        """Encodes texts, each followed by the end of sentence.
+
+        Args:
+            tokenizer: tokenizer of the texts.
+            texts: n texts.
+            begin: whether each sequence starts with the beginning of sentence.
+            dropout: whether to encode with the tokenizer's dropout.
+        """
         start, end = [tokenizer.bos_id] if begin else [], [tokenizer.eos_id]
         rest, pieces = iter(texts), []
         while piece := list(islice(rest, _PIECE)):
@@ -77,44 +90,52 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def fraction_of(self, token: int) -> float:
+        """Fraction of all token ids that equal ``token``."""
+        return float((self.flat == token).sum()) / max(len(self.flat), 1)
+
     def padded(self, rows: Tensor, padding: int) -> Tensor:
-        """Some of the sequences, (n, T) int64, as long as the longest of them.
+        """Some of the sequences as a padded batch, (B, T) int64.
 
         Args:
-            rows: (n,) int64, which.
-            padding: what stands behind the shorter ones.
+            rows: (B,) int64, indices of the sequences.
+            padding: token id of the padding.
         """
-        lengths = self.lengths[rows]
-        steps = torch.arange(int(lengths.max()) if len(rows) else 0)
-        inside = steps < lengths[:, None]
-        places = torch.where(inside, self._starts[rows, None] + steps, 0)
-        return torch.where(inside, self.flat[places].to(torch.int64), padding)
+        lengths = self.lengths[rows]  # (B,)
+        steps = torch.arange(int(lengths.max()) if len(rows) else 0)  # (T,)
+        inside = steps < lengths[:, None]  # (B, T)
+        positions = torch.where(inside, self._starts[rows, None] + steps, 0)  # (B, T), into flat
+        return torch.where(inside, self.flat[positions].to(torch.int64), padding)  # (B, T)
 
     def select(self, rows: Tensor) -> TokenRows:
-        """Some of the sequences, by their numbers."""
-        lengths = self.lengths[rows]
-        first = lengths.cumsum(0) - lengths
-        within = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)
+        """Some of the sequences.
+
+        Args:
+            rows: (m,) int64, indices of the sequences.
+        """
+        lengths = self.lengths[rows]  # (m,)
+        first = lengths.cumsum(0) - lengths  # (m,), where each starts among the selected ones
+        within = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)  # (total,)
         return TokenRows(self.flat[self._starts[rows].repeat_interleave(lengths) + within], lengths)
 
 
 class TextDataset(Dataset[TextBatch]):
-    """Sentence pairs that come as batches: an item is the :class:`TextBatch` of a list of their numbers.
+    """Data set of sentence pairs whose items are batches: ``dataset[[3, 1]]`` is the :class:`TextBatch` of two pairs.
 
     Args:
-        source_texts: n texts.
-        target_texts: n texts.
-        source_tokenizer: turns the sources into numbers.
-        target_tokenizer: turns the targets into numbers.
-        rows: the numbers of both sides where they are known already, else they are made here.
-        dropout: cut the sentences anew for each batch where a tokenizer has dropout; for training. The lengths stay
-            those without dropout, so a batch is somewhat above the budget that it was made for.
+        source_texts: n source texts.
+        target_texts: n target texts.
+        source_tokenizer: tokenizer of the sources.
+        target_tokenizer: tokenizer of the targets.
+        rows: token ids of sources and targets; if omitted, the texts are encoded here.
+        dropout: whether to encode the texts again for each batch if a tokenizer has dropout; for training. The lengths
+            remain those without dropout, so such a batch may exceed the budget of tokens somewhat.
 
     Attributes:
-        lengths: (n, 2) int64, numbers of source and target with their beginnings and ends.
+        lengths: (n, 2) int64, number of tokens of source and target, special ones included.
 
     Raises:
-        ValueError: not as many targets as sources.
+        ValueError: there are not as many targets as sources.
 
     Example:
         >>> from datamodules import Character
@@ -157,7 +178,7 @@ class TextDataset(Dataset[TextBatch]):
         return len(self.source_texts)
 
     def __getitem__(self, indices: Sequence[int] | int) -> TextBatch:
-        """The batch of these pairs, in this order; one number makes a batch of one."""
+        """Batch of the pairs with these indices, in this order; a single index gives a batch of one pair."""
         chosen = [indices] if isinstance(indices, int) else list(indices)
         rows = torch.tensor(chosen, dtype=torch.int64)
         source_texts = [self.source_texts[index] for index in chosen]
@@ -177,4 +198,5 @@ class TextDataset(Dataset[TextBatch]):
             target.lengths[target_rows],
             source_texts,
             target_texts,
+            chosen,
         )

@@ -1,4 +1,4 @@
-"""What every set of sentence pairs shares: its tokenizers, its numbers on disk, its loaders and its summary."""
+"""Base of the DataModules for sentence pairs: tokenizers, token ids cached on disk, loaders."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.data_module import DataModule, check_at_least
 from datamodules.files.disk_cache import DiskCache, content_key
-from datamodules.splits import SPLITS, Split
-from datamodules.summary_text import summary_text
+from datamodules.splits import Split
 from datamodules.text.text_batch import TextBatch, TextDataset, TokenRows
 from datamodules.text.text_pairs import TextPair
 from datamodules.text.token_batches import TokenBatchSampler, TokenBudget, resumable_loader
@@ -29,17 +27,17 @@ from datamodules.tokenizers.tokenizer_trainers import BytePair, TokenizerTrainer
 
 @dataclass(frozen=True)
 class PairFilter:
-    """Which pairs are not trained on; validation and test keep all of theirs.
+    """Filter of the training pairs by length; validation and test pairs are never filtered.
 
     Args:
-        max_length: tokens of a side at most, begin and end not counted; any number when left out.
-        max_ratio: tokens of the longer side over those of the shorter at most; any when left out.
+        max_length: maximum number of tokens on either side, without the special ones; if omitted, any number.
+        max_ratio: maximum ratio of the longer side's tokens to the shorter side's; if omitted, any ratio.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is below 1.
 
     Example:
-        >>> PairFilter(max_length=3).left_out(torch.tensor([[2, 3], [4, 1]]))
+        >>> PairFilter(max_length=3).removed(torch.tensor([[2, 3], [4, 1]]))
         {'longer than 3 tokens': tensor([False,  True])}
     """
 
@@ -52,14 +50,14 @@ class PairFilter:
         if self.max_ratio is not None and self.max_ratio < 1.0:
             raise ValueError(f"max_ratio must be 1 or more, got {self.max_ratio}")
 
-    def left_out(self, lengths: Tensor) -> dict[str, Tensor]:
-        """Which pairs each reason speaks against.
+    def removed(self, lengths: Tensor) -> dict[str, Tensor]:
+        """Pairs that the filter removes, by reason.
 
         Args:
-            lengths: (n, 2) int64, tokens of both sides.
+            lengths: (n, 2) int64, number of tokens of source and target.
 
         Returns:
-            (n,) bool for each reason.
+            (n,) bool for each reason, True where a pair is removed.
         """
         shorter, longer = lengths.amin(1).clamp(min=1), lengths.amax(1)
         reasons = {}
@@ -73,29 +71,30 @@ class PairFilter:
 ALL_PAIRS = PairFilter()
 
 
-class TextDataModule(LightningDataModule):
-    """Base of every set of sentence pairs; subclass it to bring your own to any system that maps text to text.
+class TextDataModule(DataModule[Sequence[TextPair], TextDataset, TextBatch]):
+    """Base of all DataModules for sentence pairs; subclass it to bring your own pairs to any text-to-text system.
 
-    A subclass gives :meth:`load`. Batches are :class:`TextBatch`, of pairs of like lengths, cut by a budget of tokens
-    as :class:`TokenBatchSampler` says; the training batches are shuffled by seed and epoch, and a run that is cut
-    inside an epoch goes on with the batches that it had not seen.
+    A subclass defines :meth:`load`. Batches are :class:`TextBatch`: pairs of similar lengths within a budget of
+    tokens, see :class:`TokenBatchSampler`. Training batches are shuffled by seed and epoch; a run that is resumed
+    within an epoch continues with the batches that it has not seen.
 
     Args:
-        source_tokenizer: makes the tokenizer of the sources from the training texts.
-        target_tokenizer: likewise of the targets; one tokenizer of both sides' texts serves both when left out.
-        max_tokens: places of the larger side of a batch at most, padding counted, on each device.
-        filters: which pairs are not trained on.
-        cache_dir: folder where tokenizers and numbers are kept, named by what they were made from; none are when left
-            out. It can be deleted at any time.
-        num_workers: processes that make batches; 0, the training process itself, is fast enough unless a tokenizer
-            has dropout.
-        seed: decides the order of the training pairs.
+        source_tokenizer: trainer of the source tokenizer, on the training texts; if omitted, :class:`BytePair`.
+        target_tokenizer: trainer of the target tokenizer; if omitted, one tokenizer, trained on the texts of both
+            sides, serves both.
+        max_tokens: maximum number of tokens on the larger side of a batch, padding included, per device.
+        filters: filter of the training pairs.
+        cache_dir: folder for trained tokenizers and token ids, in files named by a hash of their inputs; it can be
+            deleted at any time. If omitted, nothing is cached.
+        num_workers: worker processes of each loader; 0 loads in the main process, which is fast enough unless a
+            tokenizer has dropout.
+        seed: seed of the order of the training pairs.
 
     Attributes:
-        notes: what the summary should say besides.
+        notes: lines to append to the summary.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: ``max_tokens``, ``num_workers`` or ``seed`` is out of range.
 
     Example:
         >>> from datamodules import Character
@@ -126,117 +125,64 @@ class TextDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 (none) or more, got {num_workers}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.notes: list[str] = []
+        super().__init__(num_workers=num_workers, seed=seed)
+        check_at_least(1, max_tokens=max_tokens)
         self._source_trainer = source_tokenizer or BytePair()
         self._target_trainer = target_tokenizer
         self._max_tokens = max_tokens
         self._filters = filters
         self._cache = DiskCache(cache_dir)
-        self._num_workers = num_workers
-        self._seed = seed
-
-    def load(self) -> Mapping[Split, Sequence[TextPair]]:
-        """The pairs of each split, ``train`` among them; called once, when they are first needed."""
-        raise NotImplementedError(f"{type(self).__name__} must define load()")
 
     def tokenizer_texts(self) -> tuple[Sequence[str], Sequence[str]]:
-        """What the tokenizers of both sides are made from: the training pairs, unless a subclass has better."""
-        pairs = self._pairs["train"]
+        """Source and target texts to train the tokenizers on: those of the training pairs."""
+        pairs = self.loaded["train"]
         return [pair.source for pair in pairs], [pair.target for pair in pairs]
 
     @property
-    def title(self) -> str:
-        """What the summary calls the set."""
-        return type(self).__name__
-
-    @property
     def source_tokenizer(self) -> Tokenizer:
-        """Turns sources into numbers; trained, or read from the cache, when first asked for."""
+        """Source tokenizer; trained, or read from the cache, on first use."""
         return self._tokenizers[0]
 
     @property
     def target_tokenizer(self) -> Tokenizer:
-        """Turns targets into numbers; the very same as of the sources where the vocabulary is shared."""
+        """Target tokenizer; the same object as the source tokenizer if both sides share one."""
         return self._tokenizers[1]
 
     def prepare_data(self) -> None:
-        """Fills the cache, if there is one, so that the other processes find everything there."""
+        """Fills the cache, if there is one, so that other processes can read from it."""
         if self._cache.folder is not None:
             self.setup()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the pairs and makes their numbers; says what was read when ``stage`` is ``fit``."""
-        self._datasets  # noqa: B018 # made when first asked for
-        if stage == "fit":
-            rank_zero_info(self.summary())
+    def loader(self, split: Split) -> DataLoader[TextBatch]:
+        """Loader of a split: training pairs shuffled by seed and epoch, others in order of length; can be resumed."""
+        dataset = self.dataset(split)
+        return resumable_loader(dataset, dataset.lengths, self._budget(split), self.num_workers, self.trainer)
 
-    def dataset(self, split: Split) -> TextDataset:
-        """The pairs of one split.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-        if split not in self._datasets:
-            raise ValueError(f"{self.title} has no split {split!r}, only {list(self._datasets)}; give {split}")
-        return self._datasets[split]
-
-    def train_dataloader(self) -> DataLoader[TextBatch]:
-        """Shuffled by seed and epoch; its place in the epoch is kept in checkpoints."""
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[TextBatch] | list[DataLoader[TextBatch]]:
-        """In order of length, all of them; no loader at all where there is no such split."""
-        return self._loader("val") if "val" in self._datasets else []
-
-    def test_dataloader(self) -> DataLoader[TextBatch]:
-        """In order of length, all of them."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[TextBatch]:
-        """The test pairs."""
-        return self._loader("test")
-
-    def summary(self) -> str:
-        """What was read, as a table: pairs, batches, unknown ones and padding of each split; and the notes."""
+    def describe(self) -> tuple[str, Table]:
+        """Headline and a table of pairs, batches, tokens, unknown tokens and padding by split."""
         names = ("batches", "source\ntokens", "target\ntokens", "unknown\nsource", "unknown\ntarget", "padding")
         table = Table("split", "pairs", *names)
         for column in table.columns[1:]:
             column.justify = "right"
-        total = 0
-        for split, dataset in self._datasets.items():
-            sampler = TokenBatchSampler(dataset.lengths, self._budget(shuffle=split == "train"))
+        for split, dataset in self.datasets.items():
+            sampler = TokenBatchSampler(dataset.lengths, self._budget(split))
             sides = ((dataset.source_rows, self.source_tokenizer), (dataset.target_rows, self.target_tokenizer))
-            unknown = [
-                float((rows.flat == tokenizer.unk_id).sum()) / max(len(rows.flat), 1) for rows, tokenizer in sides
-            ]
-            table.add_row(
-                split,
-                f"{len(dataset):,}",
-                f"{len(sampler):,}",
-                *(f"{len(rows.flat):,}" for rows, _ in sides),
-                *(f"{share:.2%}".replace("%", " %") for share in unknown),
-                f"{sampler.padding_share():.1%}".replace("%", " %"),
-            )
-            total += len(dataset)
+            counts = (len(dataset), len(sampler), *(len(rows.flat) for rows, _ in sides))
+            unknown = [rows.fraction_of(tokenizer.unk_id) for rows, tokenizer in sides]
+            fractions = (*(f"{fraction:.2%}" for fraction in unknown), f"{sampler.padding_fraction():.1%}")
+            table.add_row(split, *(f"{count:,}" for count in counts), *(text.replace("%", " %") for text in fractions))
+        total = sum(len(dataset) for dataset in self.datasets.values())
         source, target = self._tokenizers
         words = (
             f"one vocabulary of {len(source):,} tokens for both sides"
             if source == target
             else f"vocabularies of {len(source):,} and {len(target):,} tokens"
         )
-        return summary_text(f"{self.title}: {total:,} pairs; {words}", table, self.notes)
+        return f"{self.title}: {total:,} pairs; {words}", table
 
-    @cached_property
-    def _pairs(self) -> dict[Split, Sequence[TextPair]]:
-        pairs = self.load()
-        return {split: pairs[split] for split in SPLITS if split in pairs}
+    def make_datasets(self) -> Mapping[Split, TextDataset]:
+        """See :meth:`DataModule.make_datasets`; filters the training pairs."""
+        return {split: self._dataset(split, pairs) for split, pairs in self.loaded.items()}
 
     @cached_property
     def _tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
@@ -249,10 +195,6 @@ class TextDataModule(LightningDataModule):
     def _trained(self, trainer: TokenizerTrainer, texts: Sequence[str]) -> Tokenizer:
         name = f"tokenizer-{content_key([trainer.recipe, *texts])}"
         return self._cache.get(name, lambda: trainer.train(texts), _dump_tokenizer, _load_tokenizer)
-
-    @cached_property
-    def _datasets(self) -> dict[Split, TextDataset]:
-        return {split: self._dataset(split, pairs) for split, pairs in self._pairs.items()}
 
     def _dataset(self, split: Split, pairs: Sequence[TextPair]) -> TextDataset:
         sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
@@ -269,29 +211,24 @@ class TextDataModule(LightningDataModule):
         return TextDataset(sources, targets, *self._tokenizers, rows, dropout=True)
 
     def _kept(self, lengths: Tensor) -> Tensor:
-        """Numbers of the training pairs that no filter speaks against."""
-        out = torch.zeros(len(lengths), dtype=torch.bool)
-        for reason, against in self._filters.left_out(lengths).items():
-            count = int((against & ~out).sum())
+        """Indices of the training pairs that pass the filter."""
+        removed = torch.zeros(len(lengths), dtype=torch.bool)
+        for reason, pairs in self._filters.removed(lengths).items():
+            count = int((pairs & ~removed).sum())
             if count:
-                self.notes.append(f"train: {count:,} of {len(lengths):,} pairs left out, {reason}")
-            out |= against
-        if out.all():
-            raise ValueError(f"filters={self._filters} leave none of the {len(lengths):,} training pairs; widen them")
-        return (~out).nonzero().squeeze(1)
+                self.notes.append(f"train: {count:,} of {len(lengths):,} pairs removed, {reason}")
+            removed |= pairs
+        if removed.all():
+            raise ValueError(f"filters={self._filters} remove all {len(lengths):,} training pairs; relax them")
+        return (~removed).nonzero().squeeze(1)
 
     def _encoded(self, tokenizer: Tokenizer, texts: Sequence[str], *, begin: bool) -> TokenRows:
         kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
         name = f"numbers-{content_key([kind, tokenizer.definition, str(begin), *texts])}"
         return self._cache.get(name, lambda: TokenRows.encoded(tokenizer, texts, begin=begin), _dump_rows, _load_rows)
 
-    def _budget(self, *, shuffle: bool) -> TokenBudget:
-        return TokenBudget(self._max_tokens, shuffle, self._seed)
-
-    def _loader(self, split: Split, *, shuffle: bool = False) -> DataLoader[TextBatch]:
-        dataset = self.dataset(split)
-        budget = self._budget(shuffle=shuffle)
-        return resumable_loader(dataset, dataset.lengths, budget, self._num_workers, self.trainer)
+    def _budget(self, split: Split) -> TokenBudget:
+        return TokenBudget(self._max_tokens, split == "train", self.seed)
 
 
 def _dump_tokenizer(tokenizer: Tokenizer) -> bytes:
@@ -303,7 +240,7 @@ def _load_tokenizer(content: bytes) -> Tokenizer:
     module, name, definition = json.loads(content)
     kind = getattr(importlib.import_module(module), name)
     if not (isinstance(kind, type) and issubclass(kind, Tokenizer)):
-        raise ValueError(f"{module}.{name} is no Tokenizer")
+        raise ValueError(f"{module}.{name} is not a Tokenizer")
     return kind(definition)
 
 

@@ -1,4 +1,4 @@
-"""Batches of about as many tokens each, cut from pairs of like lengths, and a loader that remembers its place."""
+"""Batches with a budget of tokens, built from pairs of similar lengths, and a loader that can be resumed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Batch = TypeVar("Batch", covariant=True)
 
 
 class TokenBudget(NamedTuple):
-    """How large batches may be, for :class:`TokenBatchSampler`, and what decides about their order.
+    """Size and order of the batches of :class:`TokenBatchSampler`.
 
     Attributes:
-        max_tokens: places of the larger side of a batch at most, padding counted: the number of pairs times the
-            length of the longest sequence on either side.
-        shuffle: draw anew each epoch which pairs of like lengths share a batch, and the order of the batches.
-        seed: of the drawing.
-        max_pairs: of a batch at most, whatever their lengths; any number when left out.
+        max_tokens: maximum number of tokens on the larger side of a batch, padding included: the number of pairs times
+            the length of the longest sequence on either side.
+        shuffle: whether to shuffle, in each epoch, pairs of similar lengths and the order of the batches.
+        seed: seed of the shuffling.
+        max_pairs: maximum number of pairs in a batch, whatever their lengths; if omitted, any number.
     """
 
     max_tokens: int = 4096
@@ -32,28 +32,28 @@ class TokenBudget(NamedTuple):
 
 
 class TokenBatchSampler(DistributedSampler[list[int]]):
-    """Cuts pairs of like lengths into batches by a budget of tokens; each thing it gives is the list of a batch.
+    """Groups pairs of similar lengths into batches within a budget of tokens; yields the indices of one batch each.
 
-    Made for ``DataLoader(dataset, sampler=..., batch_size=None)`` over a dataset whose items are whole batches. As a
-    ``DistributedSampler`` it is left alone by Lightning under DDP and told the epoch. Every pair comes exactly once
-    an epoch, on one of the ranks; all ranks have the same number of batches, in every epoch, since batches are
-    halved until they can be dealt out evenly. A pair that is above the budget by itself is its own batch; where all
-    are, the shortest are put together for the sake of even dealing.
+    It is meant for ``DataLoader(dataset, sampler=..., batch_size=None)`` over a data set whose items are whole
+    batches. As it is a ``DistributedSampler``, Lightning does not replace it under DDP, and sets its epoch. Each pair
+    occurs exactly once per epoch, on one of the ranks. All ranks have the same number of batches in every epoch:
+    batches are halved until their number is a multiple of the number of ranks. A pair that exceeds the budget is a
+    batch of its own; if all batches are single pairs, the shortest ones are combined to reach a multiple.
 
-    Pairs are sorted by their longer side, which alone decides how many fit, then by the difference of both sides, so
-    that neither side has much padding. Without shuffling the batches come in order of length.
+    Pairs are sorted by their longer side, which determines how many fit into a batch, then by the difference between
+    the sides, so that neither side has much padding. Without shuffling, batches come in order of length.
 
     Args:
-        lengths: (n, 2) whole numbers, tokens of both sides of each pair.
-        budget: how large the batches are, and whether they are shuffled.
-        num_replicas: processes that share the batches.
-        rank: which of them this is.
+        lengths: (n, 2) integers, number of tokens of source and target.
+        budget: size and order of the batches.
+        num_replicas: number of processes that the batches are distributed over.
+        rank: rank of this process.
 
     Attributes:
-        start: batches of the epoch that the next pass leaves out, for a run that goes on inside an epoch.
+        start: number of batches that the next pass skips, to resume within an epoch.
 
     Raises:
-        ValueError: a number is out of its range, the lengths have another shape, or there are fewer pairs than ranks.
+        ValueError: a number is out of range, the lengths have the wrong shape, or there are fewer pairs than ranks.
 
     Example:
         >>> lengths = torch.tensor([[3, 4], [9, 8], [4, 4], [2, 3]])
@@ -70,14 +70,14 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
             raise ValueError(f"max_pairs must be 1 or more, got {budget.max_pairs}")
         if len(lengths) < num_replicas:
             raise ValueError(
-                f"{len(lengths)} pairs cannot be shared by {num_replicas} processes; give more pairs or fewer devices"
+                f"{len(lengths)} pairs are too few for {num_replicas} processes; give more pairs or fewer devices"
             )
-        # The lengths are the "dataset": all that the base asks of it is how many there are.
+        # The base class needs only the length of its "dataset".
         super().__init__(lengths, num_replicas, rank, budget.shuffle, budget.seed)  # type: ignore[arg-type]
         self.lengths = lengths.to(torch.int64)
         self.budget = budget
         self.start = 0
-        self._longer = self.lengths.amax(1)
+        self._longer = self.lengths.amax(1)  # (n,)
         self._sizes = _sizes(self._longer.sort().values, budget, num_replicas)
 
     def __len__(self) -> int:
@@ -89,40 +89,41 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
         if self.budget.shuffle:
             order = torch.randperm(len(batches), generator=self._generator(1))
         mine = order[self.rank :: self.num_replicas].tolist()
-        for place in mine[self.start :]:
-            yield batches[place].tolist()
+        for number in mine[self.start :]:
+            yield batches[number].tolist()
 
-    def padding_share(self) -> float:
-        """Share of padding among all places of the epoch's batches on all ranks, both sides together."""
-        places = sum(len(batch) * int(self.lengths[batch].amax(0).sum()) for batch in self._batches())
-        return 1.0 - int(self.lengths.sum()) / places
+    def padding_fraction(self) -> float:
+        """Fraction of padding in the epoch's batches of all ranks, both sides together."""
+        padded = sum(len(batch) * int(self.lengths[batch].amax(0).sum()) for batch in self._batches())
+        return 1.0 - int(self.lengths.sum()) / padded
 
     def _batches(self) -> list[Tensor]:
         """The epoch's batches of all ranks, in order of length."""
-        difference = (self.lengths[:, 0] - self.lengths[:, 1]).double()
+        difference = (self.lengths[:, 0] - self.lengths[:, 1]).double()  # (n,)
         if self.budget.shuffle:
-            # Less than one token of noise, so that only pairs of the very same lengths change places.
+            # Less than one token of noise, so that only pairs of equal lengths are exchanged.
             difference += torch.rand(len(difference), generator=self._generator(0), dtype=torch.float64)
-        # There and back, so that what follows one length's last pair is alike on both sides.
-        difference = torch.where(self._longer % 2 == 0, difference, -difference)
+        # Ascending and descending in turn, so that the last pairs of one length and the first of the next are similar.
+        difference = torch.where(self._longer % 2 == 0, difference, -difference)  # (n,)
         spread = 2.0 * (difference.abs().max() + 1.0)
-        order = (self._longer * spread + difference).argsort(stable=True)
+        order = (self._longer * spread + difference).argsort(stable=True)  # (n,)
         return list(torch.split(order, self._sizes))
 
     def _generator(self, purpose: int) -> torch.Generator:
-        # Far apart, or the first epoch of one seed would be the second of the seed before.
+        # Far apart; otherwise an epoch of one seed would equal another epoch of the next seed.
         return torch.Generator().manual_seed((self.budget.seed << 24) + 2 * self.epoch + purpose)
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader of whole batches that can say where in an epoch it is, and go on from there.
+    """Loader of whole batches that saves its position within an epoch and can be resumed there.
 
-    Lightning stores what :meth:`state_dict` says in each checkpoint and gives it back when a run goes on, which then
-    sees exactly those batches of the epoch that it had not trained on. The place is the number of batches handed out,
-    however many the worker processes made ahead, and two plain numbers: torchdata's ``StatefulDataLoader`` would
-    store what unpickling alone can read, and settles the epoch before Lightning has said which it is.
+    Lightning stores :meth:`state_dict` in each checkpoint and restores it when a run is resumed, which then sees
+    exactly those batches of the epoch that it has not trained on. The position is the number of batches handed out,
+    however many the worker processes have prefetched. It consists of plain numbers, whereas the state of torchdata's
+    ``StatefulDataLoader`` needs pickle and fixes the epoch before Lightning has set it.
 
-    The arguments are those of ``DataLoader``; ``sampler`` is a :class:`TokenBatchSampler` and ``batch_size`` ``None``.
+    The arguments are those of ``DataLoader``; ``sampler`` must be a :class:`TokenBatchSampler` and ``batch_size``
+    ``None``.
 
     Example:
         >>> from datamodules import Character, TextDataset
@@ -139,63 +140,63 @@ class ResumableLoader(DataLoader[Batch]):
         [['2'], ['33']]
     """
 
-    _place: tuple[int, int] = (0, 0)  # the epoch, and how many of its batches were handed out
+    _position: tuple[int, int] = (0, 0)  # the epoch, and the number of its batches that were handed out
     _resume_at: tuple[int, int] | None = None  # likewise, until the next pass begins
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # a generator does for torch's own iterator
-        # As a generator this begins at the first batch, when Lightning has told the sampler the epoch.
+        # The body of a generator runs at the first batch, when Lightning has set the sampler's epoch.
         sampler = self.sampler
-        if not isinstance(sampler, TokenBatchSampler):  # Lightning puts one of its own in to overfit some batches
+        if not isinstance(sampler, TokenBatchSampler):  # Lightning replaces it for overfit_batches
             yield from super().__iter__()
             return
         epoch, done = self._resume_at or (0, 0)
         self._resume_at = None
         sampler.start = done if epoch == sampler.epoch and done < len(self) else 0
-        self._place = (sampler.epoch, sampler.start)
+        self._position = (sampler.epoch, sampler.start)
         for batch in super().__iter__():
-            self._place = (self._place[0], self._place[1] + 1)
+            self._position = (self._position[0], self._position[1] + 1)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, and how many of its batches were handed out."""
-        epoch, done = self._place
+        """The epoch, the number of its batches that were handed out, and the number of all its batches."""
+        epoch, done = self._position
         return {"epoch": epoch, "batches": done, "of": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind what :meth:`state_dict` said, as soon as that epoch is asked for.
+        """Resumes after the position of ``state_dict``, once that epoch is iterated.
 
         Raises:
-            ValueError: the place lies inside an epoch that was cut into another number of batches.
+            ValueError: the position lies within an epoch that has another number of batches here.
         """
         epoch, done, total = state_dict["epoch"], state_dict["batches"], state_dict["of"]
         if 0 < done < total and total != len(self):
             raise ValueError(
                 f"the checkpoint was saved after {done} of {total} batches of an epoch, but here an epoch has "
-                f"{len(self)}; go on with the same data, size of batches and number of devices, or from a checkpoint "
-                "that was saved at the end of an epoch"
+                f"{len(self)}; resume with the same data, batch size and number of devices, or from a checkpoint that "
+                "was saved at the end of an epoch"
             )
-        self._place = self._resume_at = (epoch, done)
+        self._position = self._resume_at = (epoch, done)
 
 
 def resumable_loader(
     dataset: Dataset[Batch], lengths: Tensor, budget: TokenBudget, num_workers: int, trainer: Trainer | None
 ) -> ResumableLoader[Batch]:
-    """The loader of a process's share of the batches.
+    """Builds the loader of this process's batches.
 
     Args:
-        dataset: whose items are whole batches.
+        dataset: data set whose items are whole batches.
         lengths: (n, 2), see :class:`TokenBatchSampler`.
-        budget: how large the batches are, and whether they are shuffled.
-        num_workers: processes that make batches.
-        trainer: whose strategy says which share is this process's; all of them where there is none.
+        budget: size and order of the batches.
+        num_workers: worker processes of the loader.
+        trainer: trainer that knows the ranks; with ``None``, this process gets all batches.
     """
-    share = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {}
+    ranks = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {}
     if num_workers:
-        # The threads of the tokenizers' library do not survive the fork of a worker; it complains unless this is said.
+        # The threads of the tokenizers library do not survive a fork; it warns unless this is set.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return ResumableLoader(
         dataset,
-        sampler=TokenBatchSampler(lengths, budget, **share),
+        sampler=TokenBatchSampler(lengths, budget, **ranks),
         batch_size=None,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -205,12 +206,12 @@ def resumable_loader(
 
 
 def whole(batch: object) -> object:
-    """For ``collate_fn``: an item is a batch already."""
+    """Collate function for items that are batches already."""
     return batch
 
 
 def _sizes(longer: Tensor, budget: TokenBudget, num_replicas: int) -> list[int]:
-    """How many pairs each batch has when they come in order of length; as many batches as replicas, or a multiple."""
+    """Number of pairs in each batch, in order of length; the number of batches is a multiple of the replicas."""
     sizes: list[int] = []
     count = 0
     for length in longer.tolist():

@@ -1,4 +1,4 @@
-"""SentencePiece models whose pieces are numbered by a vocabulary of their own, as Marian's are."""
+"""SentencePiece models with a separate vocabulary, such as those of Marian."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from datamodules.tokenizers.tokenizer import Tokenizer
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model and the numbers of its pieces.
+    """A SentencePiece model and a vocabulary of its pieces.
 
-    A language code at the beginning of a text, such as ``>>fra<<``, is one token where the vocabulary has it: models
-    that write several languages are told by it which one is wanted.
+    A language code at the beginning of a text, such as ``>>fra<<``, is one token if the vocabulary contains it; models
+    with several target languages choose the language by it.
 
     Args:
-        definition: JSON text with ``model``, the SentencePiece file in base 64; ``vocabulary``, the number of each
-            piece; and ``pad``, ``unk``, ``bos``, ``eos``, the numbers of the special tokens.
+        definition: JSON text with ``model``, the SentencePiece file in base 64; ``vocabulary``, the token id of each
+            piece; and ``pad``, ``unk``, ``bos``, ``eos``, the ids of the special tokens.
 
     Raises:
         ImportError: the package ``sentencepiece`` is not installed.
@@ -39,7 +39,7 @@ class SentencePieceTokenizer(Tokenizer):
         content = json.loads(definition)
         missing = {"model", "vocabulary", "pad", "unk", "bos", "eos"} - set(content)
         if missing:
-            raise ValueError(f"definition lacks {', '.join(sorted(missing))}; make it with from_files")
+            raise ValueError(f"definition lacks {', '.join(sorted(missing))}; build it with from_files")
         self.pad_id, self.unk_id, self.bos_id, self.eos_id = (content[name] for name in ("pad", "unk", "bos", "eos"))
         self._numbers: dict[str, int] = content["vocabulary"]
         self._pieces = {number: piece for piece, number in self._numbers.items()}
@@ -52,12 +52,12 @@ class SentencePieceTokenizer(Tokenizer):
         """Reads a SentencePiece file.
 
         Args:
-            model: the file.
-            vocabulary: the number of each piece.
-            pad_id: the number that fills short sequences up.
-            unk_id: the number of pieces that the vocabulary lacks.
-            bos_id: the number that a target begins with.
-            eos_id: the number that ends a sequence.
+            model: path of the file.
+            vocabulary: token id of each piece.
+            pad_id: token id of the padding.
+            unk_id: token id of pieces that the vocabulary lacks.
+            bos_id: token id of the beginning of sentence.
+            eos_id: token id of the end of sentence.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -78,7 +78,7 @@ class SentencePieceTokenizer(Tokenizer):
         return max(self._pieces) + 1
 
     def encode(self, texts: Sequence[str], *, dropout: bool = False) -> list[list[int]]:
-        """See :meth:`Tokenizer.encode`; there is no dropout here."""
+        """See :meth:`Tokenizer.encode`; there is no dropout."""
         encoded = []
         for text in texts:
             code = text[: text.find("<<") + 2] if text.startswith(">>") else ""
@@ -89,10 +89,10 @@ class SentencePieceTokenizer(Tokenizer):
         return encoded
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """See :meth:`Tokenizer.decode`; what the vocabulary does not know is left out, as Marian does."""
+        """See :meth:`Tokenizer.decode`; unknown tokens are omitted, as in Marian."""
         contents = [[number for number in self.content(ids) if number != self.unk_id] for ids in sequences]
         texts = [self._model.decode_pieces(self.tokens(content)) for content in contents]
-        # Pieces that only the vocabulary knows come out with the mark of their space.
+        # Pieces that the model lacks keep the mark of their space.
         return [text.replace("▁", " ").strip() for text in texts]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:

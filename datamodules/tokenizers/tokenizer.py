@@ -1,4 +1,4 @@
-"""Text as numbers and back: what a model that reads or writes text carries in its checkpoint."""
+"""Tokenizers: from text to token ids and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tokenizers
 
 PAD, UNK, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
-# What the special tokens are called in the tokenizers that people publish, the names used here first.
+# Names of the special tokens in published tokenizers; those used here come first.
 _NAMES = {
     "pad": (PAD, "[PAD]", "<|pad|>"),
     "unk": (UNK, "[UNK]", "<|unk|>"),
@@ -20,21 +20,21 @@ _NAMES = {
 
 
 class Tokenizer(ABC):
-    """Base of what turns text into numbers and numbers into text; subclass it to bring your own.
+    """Base of all tokenizers; subclass it to bring your own.
 
-    All there is to know about a tokenizer is its definition, a JSON text: two of one class and definition are equal,
-    a checkpoint stores nothing else, and so does pickle, for the processes that make batches.
+    A tokenizer is fully described by its definition, a JSON text: tokenizers of the same class and definition are
+    equal, and checkpoints and pickles store nothing else.
 
     Args:
-        definition: JSON text that the whole tokenizer is built from.
+        definition: JSON text that the tokenizer is built from.
 
     Attributes:
         definition: as given.
-        pad_id: the number that fills short sequences up.
-        unk_id: the number of what the vocabulary does not know.
-        bos_id: the number that a target begins with.
-        eos_id: the number that ends a sequence.
-        dropout: share of the merges that ``encode(texts, dropout=True)`` leaves out; 0 where there is no such thing.
+        pad_id: token id of the padding.
+        unk_id: token id of unknown text.
+        bos_id: token id of the beginning of sentence.
+        eos_id: token id of the end of sentence.
+        dropout: fraction of the merges that ``encode(texts, dropout=True)`` omits; 0 if there is no dropout.
 
     Example:
         >>> import json
@@ -64,27 +64,27 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many tokens the vocabulary has, the special ones counted: V."""
+        """Size of the vocabulary, special tokens included: V."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str], *, dropout: bool = False) -> list[list[int]]:
-        """The numbers of each text's tokens, with neither beginning nor end of sentence added.
+        """Token ids of each text, without beginning and end of sentence.
 
         Args:
-            texts: as people write them.
-            dropout: leave merges out at random, so that a text is cut in another way each time; for training only.
+            texts: plain texts.
+            dropout: whether to omit merges at random, so that the tokens of a text vary; for training only.
         """
 
     @abstractmethod
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each sequence up to its end of sentence, without padding, as people write it."""
+        """Plain text of each sequence of token ids, up to its end of sentence."""
 
     @abstractmethod
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The piece of text that each number stands for, for plots."""
+        """Piece of text of each token id, for plots."""
 
     def content(self, ids: Sequence[int]) -> list[int]:
-        """What stands before the first end of sentence, without padding and beginning of sentence."""
+        """Token ids before the first end of sentence, without padding and beginning of sentence."""
         numbers = list(ids)
         if self.eos_id in numbers:
             numbers = numbers[: numbers.index(self.eos_id)]
@@ -104,19 +104,19 @@ class Tokenizer(ABC):
 
 
 class SubwordTokenizer(Tokenizer):
-    """Any tokenizer of Hugging Face's ``tokenizers``: byte pairs, unigrams, words or characters.
+    """A tokenizer of Hugging Face's ``tokenizers``: byte pairs, unigrams, words or characters.
 
-    Text never becomes a special token, whatever is written in it: ``<eos>`` in a sentence is five characters. A space
-    inside a token shows as ``▁`` in :meth:`tokens`.
+    Text never becomes a special token: ``<eos>`` in a sentence is five characters. Spaces inside tokens appear as ``▁``
+    in :meth:`tokens`.
 
-    BPE dropout is drawn by the library from the operating system: no seed reaches it, so what a sentence is cut into
-    differs from run to run where dropout is used.
+    The library draws BPE dropout from the operating system's random numbers and cannot be seeded, so with dropout the
+    tokens of a sentence differ between runs.
 
     Args:
-        definition: the JSON text of a ``tokenizers.Tokenizer``, as its ``to_str`` gives it and its files hold it.
+        definition: JSON text of a ``tokenizers.Tokenizer``, from its ``to_str`` or its file.
 
     Raises:
-        ValueError: the definition cannot be read, or its vocabulary lacks padding, unknown, beginning or end of
+        ValueError: the definition cannot be read, or its vocabulary has no padding, unknown token, beginning or end of
             sentence under any of the usual names.
 
     References:
@@ -148,20 +148,20 @@ class SubwordTokenizer(Tokenizer):
         return self._encoder.get_vocab_size()
 
     def encode(self, texts: Sequence[str], *, dropout: bool = False) -> list[list[int]]:
-        """The numbers of each text's tokens; with ``dropout``, another cut each time."""
+        """See :meth:`Tokenizer.encode`."""
         encoder = self._dropping if dropout else self._encoder
         return [encoding.ids for encoding in encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each sequence up to its end of sentence, put together as the definition's decoder says."""
+        """See :meth:`Tokenizer.decode`; uses the decoder of the definition."""
         contents = [self.content(ids) for ids in sequences]
         return self._encoder.decode_batch(contents, skip_special_tokens=False)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The token of each number.
+        """See :meth:`Tokenizer.tokens`.
 
         Raises:
-            ValueError: the vocabulary has no such number.
+            ValueError: the vocabulary has no such token id.
         """
         pieces = [self._encoder.id_to_token(number) for number in ids]
         for number, piece in zip(ids, pieces, strict=True):
@@ -173,7 +173,7 @@ class SubwordTokenizer(Tokenizer):
 def _build(definition: str) -> tokenizers.Tokenizer:
     try:
         built = tokenizers.Tokenizer.from_str(definition)
-    except Exception as error:  # the library raises this very class
+    except Exception as error:  # the library raises this class
         raise ValueError(
             f"definition: {definition[:60]!r}… cannot be read as a tokenizer of the 'tokenizers' library ({error})"
         ) from error

@@ -1,4 +1,4 @@
-"""Ways to make a tokenizer: trained on text, or read from a file."""
+"""Trainers of tokenizers: on text, or from a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from datamodules.tokenizers.tokenizer import SPECIAL_TOKENS, UNK, SubwordTokenizer, Tokenizer
 
-# Letters, digits and marks never share a token, and a word takes the space before it along: what is cut at these
-# borders is put together again by writing the pieces one behind the other.
+# Letters, digits and punctuation never share a token, and a word includes the space before it: concatenating the pieces
+# gives the text again.
 _PIECES = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 _CHARACTER = r"[\s\S]"
 _WORDS = r"\w+|[^\w\s]"
 
-# Where no space belongs between two tokens that are words or single marks.
+# Spaces to remove between tokens that are words or punctuation marks.
 _NO_SPACE = (
     r" (?=[.,;:!?…%)\]}»”、。！？])",
     r"(?<=[(\[{«“¿¡、。！？]) ",
@@ -30,9 +30,9 @@ _NO_SPACE = (
 
 
 class TokenizerTrainer(ABC):
-    """Base of every way to make a tokenizer; subclass it to bring your own to any text set here.
+    """Base of all trainers of tokenizers; subclass it to bring your own to any DataModule with text.
 
-    A subclass defines :meth:`train`, which must give the same tokenizer for the same texts in every process.
+    A subclass defines :meth:`train`, which must return the same tokenizer for the same texts in every process.
 
     Example:
         >>> class Lowered(TokenizerTrainer):
@@ -44,34 +44,34 @@ class TokenizerTrainer(ABC):
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """Makes the tokenizer for these texts.
+        """Trains a tokenizer on texts.
 
         Raises:
-            ValueError: they do not suffice for what was asked for.
+            ValueError: the texts do not suffice.
         """
 
     @property
     def recipe(self) -> str:
-        """All that decides, besides the texts, what :meth:`train` makes; names what is cached on disk."""
+        """All settings that the tokenizer depends on besides the texts; part of the key of cached files."""
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         return json.dumps([kind, tokenizers.__version__, vars(self)], sort_keys=True, default=repr)
 
 
 @dataclass(frozen=True)
 class BytePair(TokenizerTrainer):
-    """Byte-pair encoding: characters, merged pair by pair, the most frequent first; decoded text is exact.
+    """Byte-pair encoding: merges the most frequent pairs of characters first; decoding is exact.
 
-    The merged units are characters, not bytes: what was never seen becomes ``<unk>``. Text is made Unicode NFC. Words
-    take the space before them along; letters, digits and punctuation never share a token.
+    The basic units are characters, not bytes: unseen ones become ``<unk>``. Text is normalised to Unicode NFC. Words
+    include the space before them; letters, digits and punctuation never share a token.
 
     Args:
-        vocab_size: tokens at most, characters and the four special ones counted.
-        lower: lower-case all text.
-        dropout: share of the merges that is left out at random, each time a sentence is cut for training.
-        min_frequency: a pair that occurs less often is not merged.
+        vocab_size: maximum size of the vocabulary, characters and the four special tokens included.
+        lower: whether to lower-case all text.
+        dropout: fraction of the merges to omit at random whenever a sentence is encoded for training.
+        min_frequency: pairs that occur less often are not merged.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
 
     References:
         Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
@@ -96,7 +96,7 @@ class BytePair(TokenizerTrainer):
         """Learns the merges.
 
         Raises:
-            ValueError: no text, or more different characters than ``vocab_size`` leaves room for.
+            ValueError: there is no text, or ``vocab_size`` is too small for its characters.
         """
         blank = _spaced(models.BPE(unk_token=UNK, dropout=self.dropout or None), self.lower)
         trainer = trainers.BpeTrainer(
@@ -110,16 +110,16 @@ class BytePair(TokenizerTrainer):
 
 @dataclass(frozen=True)
 class Unigram(TokenizerTrainer):
-    """A unigram language model over pieces of words, cut where the text is most likely; decoded text is exact.
+    """Unigram language model over pieces of words, tokenized for the highest likelihood; decoding is exact.
 
-    Text is treated as by :class:`BytePair`; unknown characters that stand together become one ``<unk>``.
+    Text is normalised as by :class:`BytePair`; adjacent unknown characters become one ``<unk>``.
 
     Args:
-        vocab_size: tokens at most, characters and the four special ones counted.
-        lower: lower-case all text.
+        vocab_size: maximum size of the vocabulary, characters and the four special tokens included.
+        lower: whether to lower-case all text.
 
     Raises:
-        ValueError: ``vocab_size`` leaves no room for a piece.
+        ValueError: ``vocab_size`` is not above the number of special tokens.
 
     References:
         Kudo 2018, "Subword Regularization: Improving Neural Network Translation Models with Multiple Subword
@@ -138,10 +138,10 @@ class Unigram(TokenizerTrainer):
         _check_counts(self.vocab_size)
 
     def train(self, texts: Iterable[str]) -> SubwordTokenizer:
-        """Finds the pieces and how likely they are.
+        """Learns the pieces and their probabilities.
 
         Raises:
-            ValueError: no text, or more different characters than ``vocab_size`` leaves room for.
+            ValueError: there is no text, or ``vocab_size`` is too small for its characters.
         """
         trainer = trainers.UnigramTrainer(
             vocab_size=self.vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=UNK, show_progress=False
@@ -152,19 +152,21 @@ class Unigram(TokenizerTrainer):
 
 @dataclass(frozen=True)
 class Word(TokenizerTrainer):
-    r"""Whole words, and each punctuation mark by itself, as tutorials cut text.
+    r"""Whole words and single punctuation marks, as in many tutorials.
 
     A word is a run of letters, digits and underscores (the pattern ``\w+``). Decoding joins tokens with spaces, but
-    puts none before ``.,;:!?…%)]}»”``, none behind ``([{«“¿¡``, none beside ``、。！？``, and none around an
-    apostrophe, hyphen or slash between two words. Other spacing, straight quotation marks' among it, is not restored.
+    adds none before ``.,;:!?…%)]}»”``, none after ``([{«“¿¡``, none next to ``、。！？``, and none around an
+    apostrophe, hyphen or slash between two words. Other spacing, such as that of straight quotation marks, is not
+    restored.
 
     Args:
-        vocab_size: tokens at most, the most frequent, the four special ones counted; all of them when left out.
-        lower: lower-case all text.
-        min_frequency: words that occur less often are ``<unk>``.
+        vocab_size: maximum size of the vocabulary, the four special tokens included; the most frequent words are kept.
+            If omitted, all words.
+        lower: whether to lower-case all text.
+        min_frequency: words that occur less often become ``<unk>``.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
 
     Example:
         >>> tokenizer = Word(lower=True).train(["The man's T-shirt (red)."])
@@ -183,10 +185,10 @@ class Word(TokenizerTrainer):
         _check_counts(self.vocab_size, self.min_frequency)
 
     def train(self, texts: Iterable[str]) -> SubwordTokenizer:
-        """Counts the words.
+        """Builds the vocabulary.
 
         Raises:
-            ValueError: no text.
+            ValueError: there is no text.
         """
         blank = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
         blank.normalizer = _normalizer(self.lower)
@@ -197,14 +199,14 @@ class Word(TokenizerTrainer):
 
 @dataclass(frozen=True)
 class Character(TokenizerTrainer):
-    """Every character a token, spaces too; decoded text is exact.
+    """One token per character, spaces included; decoding is exact.
 
     Args:
-        lower: lower-case all text.
-        min_frequency: characters that occur less often are ``<unk>``.
+        lower: whether to lower-case all text.
+        min_frequency: characters that occur less often become ``<unk>``.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: ``min_frequency`` is below 1.
 
     Example:
         >>> tokenizer = Character().train(["0123456789"])
@@ -219,10 +221,10 @@ class Character(TokenizerTrainer):
         _check_counts(None, self.min_frequency)
 
     def train(self, texts: Iterable[str]) -> SubwordTokenizer:
-        """Counts the characters.
+        """Builds the vocabulary.
 
         Raises:
-            ValueError: no text.
+            ValueError: there is no text.
         """
         blank = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
         blank.normalizer = _normalizer(self.lower)
@@ -233,11 +235,11 @@ class Character(TokenizerTrainer):
 
 @dataclass(frozen=True)
 class SavedTokenizer(TokenizerTrainer):
-    """A tokenizer read from a file, whatever the texts are.
+    """A tokenizer from a file, independent of the texts.
 
     Args:
-        path: JSON of Hugging Face's ``tokenizers``, the ``tokenizer.json`` that published models come with, or what
-            ``Tokenizer.definition`` holds.
+        path: path of a JSON file of Hugging Face's ``tokenizers``: the ``tokenizer.json`` of a published model, or a
+            saved ``SubwordTokenizer.definition``.
 
     Raises:
         FileNotFoundError: there is no such file; raised when it is read.
@@ -251,11 +253,11 @@ class SavedTokenizer(TokenizerTrainer):
     path: str | Path
 
     def train(self, texts: Iterable[str]) -> SubwordTokenizer:
-        """Reads the file; the texts are not looked at.
+        """Reads the file; ``texts`` is ignored.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it holds no tokenizer, or one without the special tokens.
+            ValueError: the file is not a tokenizer with the special tokens.
         """
         try:
             return SubwordTokenizer(self._read())
@@ -264,7 +266,7 @@ class SavedTokenizer(TokenizerTrainer):
 
     @property
     def recipe(self) -> str:
-        """What the file holds."""
+        """Content of the file."""
         return self._read()
 
     def _read(self) -> str:
@@ -274,13 +276,13 @@ class SavedTokenizer(TokenizerTrainer):
 
 
 def word_decoder() -> decoders.Decoder:
-    """Joins words and marks as :class:`Word` says.
+    """Decoder that joins words and punctuation marks, see :class:`Word`.
 
     Example:
         >>> word_decoder().decode(["oh", ",", "isn", "'", "t", "it", "(", "nearly", ")", "so", "?"])
         "oh, isn't it (nearly) so?"
     """
-    # "##" never begins a token of words and single marks, so this joins with spaces and changes nothing.
+    # No token of Word begins with "##", so this only joins tokens with spaces.
     joined: list[decoders.Decoder] = [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse()]
     return decoders.Sequence([*joined, *(decoders.Replace(Regex(pattern), "") for pattern in _NO_SPACE)])
 
@@ -290,7 +292,7 @@ def _normalizer(lower: bool) -> normalizers.Normalizer:
 
 
 def _spaced(model: models.Model, lower: bool) -> tokenizers.Tokenizer:
-    """A tokenizer whose words take the space before them along; one is lent to the first word."""
+    """Untrained tokenizer whose words include the space before them; one is prepended to the first word."""
     blank = tokenizers.Tokenizer(model)
     blank.normalizer = normalizers.Sequence([_normalizer(lower), normalizers.Prepend(" ")])
     blank.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
@@ -312,17 +314,15 @@ def _trained(
 ) -> SubwordTokenizer:
     try:
         blank.train_from_iterator(texts, trainer=trainer)
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         if isinstance(error, (KeyboardInterrupt, ValueError, TypeError, OSError)):
             raise
         raise ValueError(
-            f"texts: no tokenizer could be trained on them ({error}); give more text or another vocab_size"
+            f"texts: training a tokenizer failed ({error}); give more text or another vocab_size"
         ) from error
     found = blank.get_vocab_size()
     if found <= len(SPECIAL_TOKENS):
-        raise ValueError(
-            "texts: there is no text to train a tokenizer on, or nothing in it comes as often as min_frequency says"
-        )
+        raise ValueError("texts: there is no text to train a tokenizer on, or nothing in it occurs min_frequency times")
     if vocab_size is not None and found > vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: the characters of the texts and the special tokens are "
@@ -332,11 +332,10 @@ def _trained(
 
 
 def _settle(definition: str) -> str:
-    """Makes a unigram vocabulary the same on each run.
+    """Makes a unigram vocabulary reproducible.
 
-    The library adds up the likelihoods in an order that differs from run to run, which changes their last digits and
-    with them the order of the vocabulary; and it hands the smallest scores, 0.0001 apart, to the rarest characters in
-    any order.
+    The library sums likelihoods in an order that differs between runs, which changes their last digits and thereby the
+    order of the vocabulary; and it assigns the smallest scores, 0.0001 apart, to the rarest characters in random order.
     """
     content: dict[str, Any] = json.loads(definition)
     special, pieces = content["model"]["vocab"][: len(SPECIAL_TOKENS)], content["model"]["vocab"][len(SPECIAL_TOKENS) :]

@@ -1,4 +1,4 @@
-"""torchtext's tokenizers and ``Vocab`` as a :class:`Tokenizer`, where torchtext is installed."""
+"""torchtext's tokenizers and ``Vocab`` as a :class:`Tokenizer`; needs torchtext."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datamodules.tokenizers.tokenizer_trainers import TokenizerTrainer, word_dec
 
 
 class _Vocab(Protocol):
-    """What is used of ``torchtext.vocab.Vocab``."""
+    """The part of ``torchtext.vocab.Vocab`` that is used here."""
 
     def __len__(self) -> int: ...
 
@@ -27,21 +27,21 @@ class _Vocab(Protocol):
 
 
 class TorchtextTokenizer(Tokenizer):
-    """One of torchtext's tokenizers, and a ``torchtext.vocab.Vocab`` that numbers the words.
+    """A tokenizer of torchtext with a ``torchtext.vocab.Vocab``.
 
-    Decoding puts words together as :class:`Word` does, since torchtext has no way back from words to text. Text never
-    becomes a special token: a word that is written like one is unknown.
+    Decoding joins words as :class:`Word` does, since torchtext does not decode. Text never becomes a special token: a
+    word that is spelled like one is unknown.
 
     Args:
-        definition: JSON object with the ``tokenizer`` and its ``language``, as ``torchtext.data.get_tokenizer`` takes
-            them, and the ``words``, the special ones left out, in the order of their numbers.
+        definition: JSON object with the arguments ``tokenizer`` and ``language`` of ``torchtext.data.get_tokenizer``,
+            and the ``words`` of the vocabulary in order, without the special tokens.
 
     Attributes:
         vocab: the ``Vocab``.
 
     Raises:
         ImportError: torchtext cannot be imported.
-        ValueError: the definition lacks something.
+        ValueError: the definition is not such an object.
     """
 
     pad_id, unk_id, bos_id, eos_id = range(4)
@@ -65,30 +65,30 @@ class TorchtextTokenizer(Tokenizer):
         return len(self.vocab)
 
     def encode(self, texts: Sequence[str], *, dropout: bool = False) -> list[list[int]]:
-        """The numbers of each text's words; there is no ``dropout``."""
+        """See :meth:`Tokenizer.encode`; there is no dropout."""
         return [self.vocab([UNK if word in SPECIAL_TOKENS else word for word in self._split(text)]) for text in texts]
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        """The words of each sequence up to its end of sentence, put together by rule."""
+        """See :meth:`Tokenizer.decode`; joins words by rules, see :class:`Word`."""
         return [self._decoder.decode(self.vocab.lookup_tokens(self.content(ids))) for ids in sequences]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The word of each number."""
+        """See :meth:`Tokenizer.tokens`."""
         return self.vocab.lookup_tokens(list(ids))
 
 
 @dataclass(frozen=True)
 class TorchtextWords(TokenizerTrainer):
-    """Words as one of torchtext's tokenizers cuts them, numbered by a ``torchtext.vocab.Vocab``.
+    """Trainer of a :class:`TorchtextTokenizer`: words of a tokenizer of torchtext.
 
     Args:
-        tokenizer: for ``torchtext.data.get_tokenizer``: ``basic_english``, which also lower-cases, or ``spacy``,
-            ``moses``, ``toktok``, ``revtok``, ``subword``, each of which needs the package it is named after.
-        language: of the text, for those that ask for it.
-        min_frequency: words that occur less often are ``<unk>``.
+        tokenizer: argument of ``torchtext.data.get_tokenizer``: ``basic_english``, which also lower-cases, or
+            ``spacy``, ``moses``, ``toktok``, ``revtok``, ``subword``, each of which needs the package of its name.
+        language: language of the text, for tokenizers that depend on it.
+        min_frequency: words that occur less often become ``<unk>``.
 
     Raises:
-        ImportError: torchtext cannot be imported; raised when it is used.
+        ImportError: torchtext cannot be imported; raised when it is trained.
         ValueError: ``min_frequency`` is below 1.
 
     Example:
@@ -105,7 +105,7 @@ class TorchtextWords(TokenizerTrainer):
             raise ValueError(f"min_frequency must be 1 or more, got {self.min_frequency}")
 
     def train(self, texts: Iterable[str]) -> TorchtextTokenizer:
-        """Counts the words; the most frequent come first, in alphabetical order where they are equally frequent.
+        """Builds the vocabulary, in order of frequency, then in alphabetical order.
 
         Raises:
             ImportError: torchtext, or a package that the tokenizer needs, cannot be imported.
@@ -128,8 +128,8 @@ def _splitter(name: str, language: str) -> Callable[[str], list[str]]:
 def _torchtext(part: str) -> ModuleType:
     try:
         return importlib.import_module(f"torchtext.{part}")
-    except (ImportError, OSError, AttributeError) as error:  # against another torch its C++ part fails to load
+    except (ImportError, OSError, AttributeError) as error:  # its C++ extension fails to load with other torch releases
         raise ImportError(
-            f"torchtext cannot be imported ({error}); pip install 'attention-blocks[torchtext]' brings it, and torch "
-            "2.3, the last release that it loads with"
+            f"torchtext cannot be imported ({error}); pip install 'attention-blocks[torchtext]' installs it, with "
+            "torch 2.3, the last release that it supports"
         ) from error

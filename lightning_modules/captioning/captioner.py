@@ -139,7 +139,8 @@ class Captioner(TextGenerator):
         """Raw images, or transformed ones, as a batch without captions, on the system's device."""
         batch = self.transform.batch(images).to(self.device)
         nothing = torch.zeros(len(batch), 0, dtype=torch.int64, device=self.device)
-        return CaptionBatch(batch, None, nothing, nothing.sum(1), [[] for _ in batch], [""] * len(batch))
+        indices = list(range(len(batch)))
+        return CaptionBatch(batch, None, nothing, nothing.sum(1), [[] for _ in batch], [""] * len(batch), indices)
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """See :meth:`System.export_inputs`."""

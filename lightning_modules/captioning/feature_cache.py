@@ -1,4 +1,4 @@
-"""A frozen backbone sees each training image once, however many epochs there are."""
+"""Cache of a frozen backbone's features of the training images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,96 +16,109 @@ from torch import Tensor, nn
 
 from attention_blocks.evaluating import evaluating
 from datamodules.captions.caption_batch import CaptionDataset
+from datamodules.splits import Split
 from lightning_modules.callbacks.freeze_backbone import FreezeBackbone
 from lightning_modules.captioning.captioner import Captioner
 
 
-class CacheFeatures(FreezeBackbone):
-    """Freezes a captioner's backbone for good, and keeps what it makes of the training images in a file.
+@runtime_checkable
+class CaptionData(Protocol):
+    """The part of a :class:`CaptionDataModule` that the cache needs."""
 
-    The file is mapped into memory, so that it may be larger than that, and is named by the backbone's weights, the
-    images and their transform: what is found again is what would be computed again. Validation and tests, which have
-    pictures to draw, go through the backbone.
+    def dataset(self, split: Split) -> CaptionDataset:
+        """Data set of one split."""
+        ...
+
+    def use_features(self, split: Split, features: Tensor | None, mirrored: Tensor | None = None) -> None:
+        """Puts precomputed features in place of the images of a split."""
+        ...
+
+
+class CacheFeatures(FreezeBackbone):
+    """Freezes a captioner's backbone for the whole training and caches its features of the training images on disk.
+
+    The file is memory-mapped, so it may be larger than the memory, and it is named by a key of the backbone's weights,
+    the images and their transform. Validation and test images, which are plotted, go through the backbone.
 
     Args:
-        folder: for the files, which can be deleted when nothing is trained on them.
-        batch_size: images that the backbone sees at once; a CPU is fastest with few.
-        mirrored: keep what it makes of each image's mirror image too, in a second file; what is trained on is the one
-            or the other, by chance. Not for captions that often tell left from right.
+        cache_dir: folder of the files; they can be deleted when no training uses them.
+        batch_size: number of images per forward pass of the backbone; small batches are fastest on a CPU.
+        mirrored: whether to cache features of the mirrored images too, in a second file; training then takes one or the
+            other at random. Not for captions that often distinguish left from right.
 
     Raises:
-        ValueError: ``batch_size`` is not positive; or, once the training starts, the system is no captioner, its data
-            have no captioned images, the images are augmented, which no cache could know, or another
-            :class:`FreezeBackbone` is to thaw the backbone, or a file of features is damaged.
+        ValueError: ``batch_size`` is not positive; or, when training starts, the system is not a captioner, its
+            DataModule is not a :class:`CaptionDataModule`, the images are augmented, another :class:`FreezeBackbone` is
+            used, or a file is damaged.
 
     Example:
-        >>> CacheFeatures("features").epochs
+        >>> CacheFeatures("feature_cache").epochs
         -1
     """
 
-    def __init__(self, folder: str | Path = "feature_cache", batch_size: int = 8, *, mirrored: bool = False) -> None:
+    def __init__(self, cache_dir: str | Path = "feature_cache", batch_size: int = 8, *, mirrored: bool = False) -> None:
         super().__init__(epochs=-1)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        self.folder = Path(folder)
+        self.cache_dir = Path(cache_dir)
         self.batch_size = batch_size
         self.mirrored = mirrored
-        self._filled: CaptionDataset | None = None
+        self._data: CaptionData | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Computes the features, or finds them; the weights are on their device, and a checkpoint's if there is one."""
-        find = getattr(trainer.datamodule, "dataset", None)  # type: ignore[attr-defined] # Lightning sets it
-        dataset = find("train") if callable(find) else None
-        if not isinstance(pl_module, Captioner) or not isinstance(dataset, CaptionDataset):
+        """Computes the features, or reads them; weights of a checkpoint are loaded and on their device by now."""
+        data = trainer.datamodule  # type: ignore[attr-defined] # Lightning sets it
+        if not isinstance(pl_module, Captioner) or not isinstance(data, CaptionData):
             raise ValueError(
-                f"CacheFeatures needs a captioner and a DataModule of captioned images, got {type(pl_module).__name__} "
-                f"and {type(dataset).__name__} as dataset('train')"
+                "CacheFeatures needs a captioner and a CaptionDataModule, got "
+                f"{type(pl_module).__name__} and {type(data).__name__}"
             )
+        dataset = data.dataset("train")
         if dataset.augmentation or dataset.reader.changes:
             raise ValueError(
-                "CacheFeatures keeps one look at each image, so give the data augmentation=[]; or mirrored=True here, "
-                "which keeps two"
+                "CacheFeatures keeps one version of each image, so give the data augmentation=[]; or mirrored=True "
+                "here, which keeps two"
             )
         if any(isinstance(callback, FreezeBackbone) and callback is not self for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError(
-                "CacheFeatures freezes the backbone for good, so another FreezeBackbone cannot thaw it; leave one out"
+                "CacheFeatures freezes the backbone for the whole training, so another FreezeBackbone cannot unfreeze "
+                "it; remove one"
             )
-        self._filled = dataset
-        # Told once for both files: the images are read for it.
+        # One key for both files, since all images are read for it.
         key = weights_key(pl_module.network.backbone, dataset.content_key(), "features last")
-        dataset.features = self._kept(trainer, pl_module, dataset, f"features-{key}.npy")
+        features, mirrored = self._computed(trainer, pl_module, dataset, f"features-{key}.npy"), None
         if self.mirrored:
-            name = f"features-{key}-mirrored.npy"
-            dataset.mirrored_features = self._kept(trainer, pl_module, dataset, name, mirrored=True)
+            mirrored = self._computed(trainer, pl_module, dataset, f"features-{key}-mirrored.npy", mirrored=True)
+        data.use_features("train", features, mirrored)
+        self._data = data
 
-    def _kept(
+    def _computed(
         self, trainer: Trainer, system: Captioner, dataset: CaptionDataset, name: str, *, mirrored: bool = False
     ) -> Tensor:
-        """What the backbone makes of all images or their mirror images, (images, D, rows, columns), in a file."""
-        backbone, path = system.network.backbone, self.folder / name
+        """Features of all images or mirrored images, (images, D, rows, columns), memory-mapped from a file."""
+        backbone, path = system.network.backbone, self.cache_dir / name
         if trainer.local_rank == 0 and not path.is_file():
             with evaluating(backbone), torch.inference_mode():
                 batches = (images.to(system.device) for images in dataset.image_batches(self.batch_size))
                 seen = (images.flip(3) if mirrored else images for images in batches)
-                # A place's features lie side by side, as whoever reads them place by place wants them, and no copy
-                # turns them.
+                # Stored as (images, rows, columns, D), so that a location's features are contiguous.
                 write_rows(path, (backbone(images).permute(0, 2, 3, 1) for images in seen), len(dataset.names))
         trainer.strategy.barrier()
         return read_rows(path, len(dataset.names)).permute(0, 3, 1, 2)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the images back: what is trained next on the same data may have another backbone."""
-        if self._filled is not None:
-            self._filled.features = self._filled.mirrored_features = None
-            self._filled = None
+        """Restores the images: the next system on the same data may have another backbone."""
+        if self._data is not None:
+            self._data.use_features("train", None)
+            self._data = None
 
 
 def weights_key(module: nn.Module, *more: str) -> str:
-    """A name for a network with its weights: the same only where nothing of it differs.
+    """Key of a network with its weights: equal only if structure and weights are equal.
 
     Args:
         module: the network.
-        *more: what else the name depends on.
+        *more: further texts that the key depends on.
     """
     digest = hashlib.sha256("\n".join([repr(module), *more]).encode())
     for name, value in module.state_dict().items():
@@ -114,32 +128,32 @@ def weights_key(module: nn.Module, *more: str) -> str:
 
 
 def read_rows(path: Path, count: int) -> Tensor:
-    """What :func:`write_rows` wrote, mapped into memory.
+    """Memory-maps a file of :func:`write_rows`.
 
     Args:
-        path: of the file.
-        count: rows that it has.
+        path: path of the file.
+        count: number of its rows.
 
     Raises:
-        ValueError: it is damaged, or cut short.
+        ValueError: the file is damaged or truncated.
     """
     try:
-        # Copy on write, since torch knows no tensors that cannot be written to.
+        # Copy on write, since torch has no read-only tensors.
         rows = np.load(path, mmap_mode="c")
         if len(rows) != count:
             raise ValueError(f"{len(rows)} rows, not {count}")
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
     return torch.from_numpy(rows)
 
 
 def write_rows(path: Path, parts: Iterable[Tensor], count: int) -> None:
-    """Writes tensors one below the other as one ``.npy`` file, which appears whole or not at all.
+    """Writes concatenated tensors to a ``.npy`` file, atomically.
 
     Args:
-        path: of the file.
-        parts: each some rows of what is written.
-        count: rows of all together.
+        path: path of the file.
+        parts: tensors to concatenate along their first dimension.
+        count: total number of rows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     number, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)

@@ -75,7 +75,7 @@ class Seq2Seq(TextGenerator):
         longest = max(len(tokens) for tokens in ids)
         source = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens in ids], device=self.device)
         empty = lengths.new_zeros(len(ids))
-        return TextBatch(source, lengths, source[:, :0], empty, list(texts), [""] * len(ids))
+        return TextBatch(source, lengths, source[:, :0], empty, list(texts), [""] * len(ids), list(range(len(ids))))
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """See :meth:`System.export_inputs`."""

@@ -60,6 +60,7 @@ class TestItems:
         assert isinstance(batch, CaptionBatch)
         assert WORDS.decode(batch.captions.tolist()) == ["a field", "an ant", "a bee"]
         assert batch.names == ["cow.jpg", "ant.jpg", "bee.jpg"]
+        assert batch.indices == [5, 0, 2]
         assert batch.references == [CAPTIONS[2], CAPTIONS[0], CAPTIONS[1]]
         assert batch.images is not None
         assert torch.equal(batch.images, ImageTransform(8).normalize(images().images[[2, 0, 1]]))
@@ -92,6 +93,7 @@ class TestItems:
     def test_one_number_makes_a_batch_of_one(self) -> None:
         one, same = dataset()[1], dataset()[[1]]
         assert one.names == same.names == ["bee.jpg"]
+        assert one.indices == same.indices == [1]
         torch.testing.assert_close(one.images, same.images)
 
     @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
@@ -135,7 +137,7 @@ class TestMaxLength:
         assert len(dataset(max_length=1)) == 3
 
     def test_none_left(self) -> None:
-        with pytest.raises(ValueError, match="max_length=1 leaves none of the 6 captions; raise it"):
+        with pytest.raises(ValueError, match="max_length=1 excludes all 6 captions"):
             dataset(each_caption=True, max_length=1)
 
 
@@ -157,10 +159,10 @@ class TestImages:
         assert torch.equal(torch.cat(batches), ImageTransform(8).normalize(images().images))
 
     @pytest.mark.parametrize("each_caption", [True, False])
-    def test_features_take_the_place_of_images(self, each_caption: bool) -> None:
+    def test_features_replace_images(self, each_caption: bool) -> None:
         reader = Counted()
-        data = dataset(reader, each_caption=each_caption)
-        data.features = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 4, 2, 2)
+        features = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 4, 2, 2)
+        data = dataset(reader, each_caption=each_caption).with_features(features)
         batch = data[list(range(len(data)))]
         assert batch.images is None
         assert batch.features is not None
@@ -171,11 +173,38 @@ class TestImages:
     def test_features_may_lie_on_disk(self, tmp_path: Path) -> None:
         stored = torch.from_file(str(tmp_path / "features"), shared=True, size=3 * 4, dtype=torch.float32)
         stored.copy_(torch.arange(12.0))
-        data = dataset()
-        data.features = stored.view(3, 4, 1, 1)
-        features = data[[2, 0]].features
+        features = dataset().with_features(stored.view(3, 4, 1, 1))[[2, 0]].features
         assert features is not None
         assert features.flatten().tolist() == [8, 9, 10, 11, 0, 1, 2, 3]
+
+    def test_everything_but_the_features_is_shared(self) -> None:
+        plain = dataset()
+        data = plain.with_features(torch.zeros(3, 4, 2, 2))
+        assert plain.features is None
+        assert data.reader is plain.reader
+        assert data.caption_rows is plain.caption_rows
+        assert data.with_features(None)[[1]].images is not None
+
+    def test_either_of_mirrored_features_is_taken_at_random(self) -> None:
+        features = torch.arange(3.0).reshape(3, 1, 1, 1)
+        data = dataset().with_features(features, -features - 1)
+        batches = [data[[2, 0]].features for _ in range(50)]
+        rows = {tuple(batch.flatten().tolist()) for batch in batches if batch is not None}
+        assert rows == {(2, 0), (-3, 0), (2, -1), (-3, -1)}
+        assert features.flatten().tolist() == [0, 1, 2], "the given features are not changed"
+
+    @pytest.mark.parametrize(
+        ("features", "mirrored", "message"),
+        [
+            (torch.zeros(2, 4, 1, 1), None, r"features must be \(3, D, rows, columns\).* got .*\(2, 4, 1, 1\)"),
+            (torch.zeros(3, 4), None, r"features must be .* got \(3, 4\)"),
+            (torch.zeros(3, 4, 1, 1), torch.zeros(3, 4, 1, 2), r"mirrored must have the shape .* got \(3, 4, 1, 2\)"),
+            (None, torch.zeros(3, 4, 1, 1), "mirrored must have the shape of features, None"),
+        ],
+    )
+    def test_features_of_another_shape(self, features: Tensor | None, mirrored: Tensor | None, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            dataset().with_features(features, mirrored)
 
 
 class TestContentKey:
@@ -199,7 +228,7 @@ class TestContentKey:
         monkeypatch.setattr("datamodules.captions.caption_batch._PIECE", 2)
         assert dataset().content_key() == whole
 
-    def test_files_are_told_apart_by_their_bytes(self, tmp_path: Path) -> None:
+    def test_files_are_distinguished_by_their_bytes(self, tmp_path: Path) -> None:
         for name, shade in zip(NAMES, (10, 20, 30), strict=True):
             Image.new("L", (9, 9), shade).save(tmp_path / name)
 
@@ -240,7 +269,7 @@ def test_picklable_for_worker_processes() -> None:
     ("captions", "message"),
     [
         (CAPTIONS[:2], "captions must be as many as the 3 names, got 2"),
-        ([["a"], [], ["b"]], r"captions: 1 images have none, the first is 'bee\.jpg'; leave them out"),
+        ([["a"], [], ["b"]], r"captions: 1 images have none, the first is 'bee\.jpg'"),
     ],
 )
 def test_arguments_are_checked(captions: Sequence[Sequence[str]], message: str) -> None:

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from datamodules import (
     CaptionBatch,
+    CaptionDataModule,
     CaptionedImages,
-    CaptionedImagesDataModule,
     Character,
     ImageTransform,
     RandomFlip,
@@ -30,7 +30,7 @@ COUNTS: dict[Split, int] = {"train": 40, "val": 11, "test": 7}
 
 
 def captions(number: int) -> list[str]:
-    """As many as three, of different lengths, each told apart by its number."""
+    """As many as three, of different lengths, each with its number."""
     return [f"photo {number} " + "very " * ((number + extra) % 7) + "nice" for extra in range(number % 3 + 1)]
 
 
@@ -41,7 +41,7 @@ def captioned(split: Split, count: int, start: int) -> CaptionedImages:
     return CaptionedImages(TensorImages(images, numbers), names, [captions(number) for number in numbers.tolist()])
 
 
-class Photos(CaptionedImagesDataModule):
+class Photos(CaptionDataModule):
     loads = 0
 
     def load(self) -> Mapping[Split, CaptionedImages]:
@@ -138,12 +138,34 @@ class TestLoaders:
     def test_features_that_are_set_are_what_the_loader_gives(self) -> None:
         data = photos()
         for split in SPLITS:
-            data.dataset(split).features = torch.arange(COUNTS[split]).reshape(-1, 1, 1, 1).expand(-1, 5, 2, 3)
+            data.use_features(split, torch.arange(COUNTS[split]).reshape(-1, 1, 1, 1).expand(-1, 5, 2, 3))
         for batch in data.train_dataloader():
             assert batch.images is None
             assert batch.features is not None
             numbers = [int(name.removeprefix("train-").removesuffix(".jpg")) for name in batch.names]
             assert batch.features[:, 0, 0, 0].tolist() == numbers
+
+    def test_features_reach_loaders_that_exist_and_images_come_back(self) -> None:
+        data = photos()
+        loader = data.train_dataloader()
+        data.use_features("train", torch.zeros(40, 5, 2, 3))
+        assert {batch.images is None for batch in loader} == {True}
+        assert next(iter(data.test_dataloader())).images is not None
+        data.use_features("train", None)
+        assert {batch.features is None for batch in loader} == {True}
+        with pytest.raises(ValueError, match="features must be"):
+            data.use_features("train", torch.zeros(3, 5, 2, 3))
+
+    def test_training_references_are_all_captions_of_each_training_image(self) -> None:
+        assert photos(max_length=3).training_references() == [captions(number) for number in range(40)]
+
+    def test_batches_know_their_items(self) -> None:
+        data = photos()
+        for split, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
+            dataset = data.dataset(split)  # type: ignore[arg-type]
+            batches = list(loader)
+            assert sorted(index for batch in batches for index in batch.indices) == list(range(len(dataset)))
+            assert all(dataset[batch.indices].names == batch.names for batch in batches)
 
 
 class TestTokenizer:
@@ -174,7 +196,7 @@ class TestMaxLength:
         kept = [text for text in every if len(text.split()) <= 5]
         assert sorted(text for _, text in shown(data.train_dataloader())) == sorted(kept)
         assert len(data.dataset("test")) == 7
-        note = f"train: {len(every) - len(kept)} of {len(every)} captions left out, longer than 5 tokens"
+        note = f"train: {len(every) - len(kept)} of {len(every)} captions removed, longer than 5 tokens"
         assert data.summary().splitlines()[-1] == note
 
     def test_nothing_is_said_where_all_are_short(self) -> None:
@@ -239,8 +261,8 @@ class TestShown:
         batches = list(data.train_dataloader())
         texts = [text for number in range(40) for text in captions(number)]
         tokens = sum(len(text.split()) + 2 for text in texts)
-        places = sum(batch.captions.numel() for batch in batches)
-        padding = f"{100 * (1 - tokens / places):.1f} %"
+        padded = sum(batch.captions.numel() for batch in batches)
+        padding = f"{100 * (1 - tokens / padded):.1f} %"
         assert rows["train"] == ["40", str(len(texts)), str(len(batches)), str(tokens), "0.00 %", padding]
         assert rows["test"][:2] == ["7", str(sum(len(captions(number)) for number in range(150, 157)))]
         tests = [text for number in range(150, 157) for text in captions(number)]
@@ -275,7 +297,7 @@ class TestShown:
 
     def test_a_plot_of_features_reads_the_images(self) -> None:
         data = photos()
-        data.dataset("val").features = torch.zeros(COUNTS["val"], 2, 1, 1)
+        data.use_features("val", torch.zeros(COUNTS["val"], 2, 1, 1))
         figure = data.plot(data.dataset("val")[[4]])
         np.testing.assert_allclose(
             np.asarray(figure.axes[0].images[0].get_array()), np.full((4, 6), 104 / 255), atol=1e-6
@@ -303,7 +325,7 @@ class TestShown:
     [
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"max_length": 0}, "max_length must be 1 or more, got 0"),
-        ({"num_workers": -1}, r"num_workers must be 0 \(none\) or more, got -1"),
+        ({"num_workers": -1}, r"num_workers must be 0 or more, got -1"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
     ],
 )
@@ -319,10 +341,10 @@ def test_a_split_that_is_not_there() -> None:
 
     data = OnlyTraining(ImageTransform(4), tokenizer=Character())
     assert data.val_dataloader() == []
-    with pytest.raises(ValueError, match=r"OnlyTraining has no split 'test', only \['train'\]; give test"):
+    with pytest.raises(ValueError, match=r"OnlyTraining has no split 'test', only \['train'\]"):
         data.test_dataloader()
 
 
 def test_load_must_be_defined() -> None:
-    with pytest.raises(NotImplementedError, match=r"CaptionedImagesDataModule must define load\(\)"):
-        CaptionedImagesDataModule(ImageTransform(4)).setup()
+    with pytest.raises(NotImplementedError, match=r"CaptionDataModule must define load\(\)"):
+        CaptionDataModule(ImageTransform(4)).setup()

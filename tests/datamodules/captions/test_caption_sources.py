@@ -29,7 +29,7 @@ def skipped(source: CaptionSource, root: Path) -> tuple[list[CaptionRecord], lis
     return source.read(root, problems.append), problems
 
 
-def told(records: list[CaptionRecord]) -> list[tuple[str, str, str | None]]:
+def contents(records: list[CaptionRecord]) -> list[tuple[str, str, str | None]]:
     return [(record.image, record.caption, record.split) for record in records]
 
 
@@ -52,12 +52,12 @@ class TestCaptionTable:
         rows = [["caption", "image"]] + [[text, f"{number}.jpg"] for number, text in enumerate(TEXTS)]
         write(tmp_path / f"c.{suffix}{packed}", form(rows))
         read = CaptionTable(f"c.{suffix}{packed}").read(tmp_path)
-        assert told(read) == [(f"{number}.jpg", text, None) for number, text in enumerate(TEXTS)]
-        assert read[1].place == f"{tmp_path / f'c.{suffix}{packed}'}, line {3 if suffix == 'csv' else 2}"
+        assert contents(read) == [(f"{number}.jpg", text, None) for number, text in enumerate(TEXTS)]
+        assert read[1].where == f"{tmp_path / f'c.{suffix}{packed}'}, line {3 if suffix == 'csv' else 2}"
 
     def test_tabs_separate(self, tmp_path: Path) -> None:
         write(tmp_path / "c.tsv", 'image\tcaption\n1.jpg\ta "big" dog\n')
-        assert told(CaptionTable("c.tsv").read(tmp_path)) == [("1.jpg", 'a "big" dog', None)]
+        assert contents(CaptionTable("c.tsv").read(tmp_path)) == [("1.jpg", 'a "big" dog', None)]
         write(tmp_path / "c.tsv", "image\tcaption\n1.jpg\ta big\tdog\n")
         with pytest.raises(ValueError, match="line 2 has 3 values for 2 columns"):
             CaptionTable("c.tsv").read(tmp_path)
@@ -65,11 +65,14 @@ class TestCaptionTable:
     def test_other_columns(self, tmp_path: Path) -> None:
         write(tmp_path / "c.csv", "file,text,part,split\n1.jpg,a dog,Validation,x\n2.jpg,a cat,TRAIN,y\n")
         table = CaptionTable("c.csv", "file", "text", "part")
-        assert told(table.read(tmp_path)) == [("1.jpg", "a dog", "val"), ("2.jpg", "a cat", "train")]
+        assert contents(table.read(tmp_path)) == [("1.jpg", "a dog", "val"), ("2.jpg", "a cat", "train")]
 
-    def test_columns_by_place(self, tmp_path: Path) -> None:
+    def test_columns_by_position(self, tmp_path: Path) -> None:
         write(tmp_path / "c.csv", "a dog,1.jpg,test\na cat,2.jpg,val\n")
-        assert told(CaptionTable("c.csv", 1, 0).read(tmp_path)) == [("1.jpg", "a dog", None), ("2.jpg", "a cat", None)]
+        assert contents(CaptionTable("c.csv", 1, 0).read(tmp_path)) == [
+            ("1.jpg", "a dog", None),
+            ("2.jpg", "a cat", None),
+        ]
         assert [record.split for record in CaptionTable("c.csv", 1, 0, 2).read(tmp_path)] == ["test", "val"]
 
     def test_a_column_called_split_is_one(self, tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ class TestCaptionTable:
         folder = tmp_path_factory.mktemp("csv")
         write(folder / "c.csv", as_csv([["image", "caption"], *map(list, values), ["x", "y"]]))
         expected = [(image.strip(), caption.strip(), None) for image, caption in values]
-        assert told(CaptionTable("c.csv").read(folder)) == [*expected, ("x", "y", None)]
+        assert contents(CaptionTable("c.csv").read(folder)) == [*expected, ("x", "y", None)]
 
     @pytest.mark.parametrize(
         ("content", "problem"),
@@ -96,19 +99,19 @@ class TestCaptionTable:
             ("1.jpg,a dog,train\n2.jpg\n", "line 3, column 'caption' is missing"),
             ("1.jpg,a dog,train\n2.jpg,a cat\n", "line 3, column 'split' is missing"),
             ("1.jpg,a dog,train\n2.jpg,a cat,\n", "line 3, column 'split' is empty"),
-            ("1.jpg,a dog,train\n2.jpg,a cat,rest\n", "line 3: 'rest' is no split; write train, val or test"),
+            ("1.jpg,a dog,train\n2.jpg,a cat,rest\n", "line 3: 'rest' is not a split; use train, val or test"),
             ("1.jpg,a dog,train\n2.jpg,a cat, a dog,train\n", "line 3 has 4 values for 3 columns"),
-            ('1.jpg,a dog,train\n2.jpg,"a" cat,train\n', "line 3 is no row"),
+            ('1.jpg,a dog,train\n2.jpg,"a" cat,train\n', "line 3 is not a row"),
             (b"1.jpg,a dog,train\n2.jpg,\xe4,train\n", "line 3, column 'caption' is not UTF-8"),
         ],
     )
     def test_bad_rows(self, tmp_path: Path, content: str | bytes, problem: str) -> None:
         raw = content.encode() if isinstance(content, str) else content
         write(tmp_path / "c.csv", b"image,caption,split\n" + raw)
-        with pytest.raises(ValueError, match=rf"c\.csv, {problem}.*correct it, or give bad_files='skip'"):
+        with pytest.raises(ValueError, match=rf"c\.csv, {problem}.*correct it, or skip it with bad_input='skip'"):
             CaptionTable("c.csv").read(tmp_path)
         read, problems = skipped(CaptionTable("c.csv"), tmp_path)
-        assert told(read) == [("1.jpg", "a dog", "train")]
+        assert contents(read) == [("1.jpg", "a dog", "train")]
         assert len(problems) == 1
 
     def test_commas_in_a_file_of_tabs_are_found_out(self, tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ class TestCaptionTable:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("c.csv", "image", 1), "image_column='image' and caption_column=1 must all be names, or all places"),
+            (("c.csv", "image", 1), "image_column='image' and caption_column=1 must all be names"),
             (("c.csv", 0, 1, "split"), "must all be names"),
             (("c.xlsx",), r"path='c\.xlsx': a table must end in one of \.csv"),
             (("c.jsonl", 0, 1), "image_column=0: columns of JSON lines have names"),
@@ -144,8 +147,8 @@ class TestFlickrTokens:
     def test_captions_pass_unchanged(self, tmp_path: Path, name: str) -> None:
         write(tmp_path / name, "".join(self.LINES))
         read = FlickrTokens(name).read(tmp_path)
-        assert told(read) == [(f"{n // 2}.jpg", text, None) for n, text in enumerate([*TEXTS, "the last"])]
-        assert read[3].place.endswith("line 4")
+        assert contents(read) == [(f"{n // 2}.jpg", text, None) for n, text in enumerate([*TEXTS, "the last"])]
+        assert read[3].where.endswith("line 4")
 
     def test_lists_say_the_splits(self, tmp_path: Path) -> None:
         write(tmp_path / "t", "".join(self.LINES))
@@ -169,7 +172,7 @@ class TestFlickrTokens:
     )
     def test_bad_lines(self, tmp_path: Path, line: str, problem: str) -> None:
         write(tmp_path / "t", f"0.jpg#0\tfirst\n{line}\n2.jpg#0\tlast\n")
-        with pytest.raises(ValueError, match=f"t, {problem}.*bad_files='skip'"):
+        with pytest.raises(ValueError, match=f"t, {problem}.*bad_input='skip'"):
             FlickrTokens("t").read(tmp_path)
         read, problems = skipped(FlickrTokens("t"), tmp_path)
         assert [record.caption for record in read] == ["first", "last"]
@@ -213,8 +216,8 @@ class TestCocoCaptions:
         )
         read = CocoCaptions(f"train.json{packed}", f"val.json{packed}").read(tmp_path)
         expected: list[tuple[str, str, str | None]] = [(f"{n % 3}.jpg", text, "train") for n, text in enumerate(TEXTS)]
-        assert told(read) == [*expected, ("v.jpg", "b", "val")]
-        assert read[2].place.endswith(f"train.json{packed}, annotations[2]")
+        assert contents(read) == [*expected, ("v.jpg", "b", "val")]
+        assert read[2].where.endswith(f"train.json{packed}, annotations[2]")
 
     @pytest.mark.parametrize(
         ("image", "problem"),
@@ -225,12 +228,12 @@ class TestCocoCaptions:
             ({"id": 13}, r"images\[3\], 'file_name' is missing"),
             ({"id": [13], "file_name": "x.jpg"}, r"images\[3\], 'id' cannot be \[13\]"),
             ({"id": 13, "file_name": None}, r"images\[3\], 'file_name' cannot be None"),
-            ("x.jpg", r"images\[3\] is no object but str"),
+            ("x.jpg", r"images\[3\] must be an object, got str"),
         ],
     )
     def test_bad_images(self, tmp_path: Path, image: object, problem: str) -> None:
         write(tmp_path / "c.json", coco([*COCO_IMAGES, image], COCO_CAPTIONS))
-        with pytest.raises(ValueError, match=rf"c\.json, {problem}; correct it, or give bad_files='skip'"):
+        with pytest.raises(ValueError, match=rf"c\.json, {problem}; correct it, or skip it with bad_input='skip'"):
             CocoCaptions("c.json").read(tmp_path)
         read, problems = skipped(CocoCaptions("c.json"), tmp_path)
         assert len(read) == len(TEXTS)
@@ -239,7 +242,7 @@ class TestCocoCaptions:
     @pytest.mark.parametrize(
         ("annotation", "problem"),
         [
-            ({"image_id": 99, "caption": "a"}, r"annotations\[5\] is of an image 99 that is not in 'images'"),
+            ({"image_id": 99, "caption": "a"}, r"annotations\[5\]: 'images' has no image 99"),
             ({"caption": "a"}, r"annotations\[5\], 'image_id' is missing"),
             ({"image_id": 10}, r"annotations\[5\], 'caption' is missing"),
             ({"image_id": 10, "caption": 3}, r"annotations\[5\], 'caption' cannot be 3"),
@@ -250,7 +253,7 @@ class TestCocoCaptions:
     )
     def test_bad_annotations(self, tmp_path: Path, annotation: dict[str, object], problem: str) -> None:
         write(tmp_path / "c.json", coco(COCO_IMAGES, [*COCO_CAPTIONS, annotation]))
-        with pytest.raises(ValueError, match=rf"c\.json, {problem}.*bad_files='skip'"):
+        with pytest.raises(ValueError, match=rf"c\.json, {problem}.*bad_input='skip'"):
             CocoCaptions("c.json").read(tmp_path)
         read, problems = skipped(CocoCaptions("c.json"), tmp_path)
         assert len(read) == len(TEXTS)
@@ -259,9 +262,9 @@ class TestCocoCaptions:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ('{"images": [', r"c\.json is no JSON \(.*line 1 column 13.*fetch it again"),
-            (b'{"images": "\xe4"}', r"c\.json is no JSON .*decode"),
-            ("", r"c\.json is no JSON"),
+            ('{"images": [', r"c\.json is not JSON \(.*line 1 column 13"),
+            (b'{"images": "\xe4"}', r"c\.json is not JSON .*decode"),
+            ("", r"c\.json is not JSON"),
             ([1], r"c\.json must hold a JSON object, got list"),
             ({"images": []}, r"c\.json has no list 'annotations', only \['images'\]; is it another file"),
             ({"images": {}, "annotations": []}, r"c\.json has no list 'images'"),
@@ -293,10 +296,10 @@ class TestKarpathySplit:
         ]
         write(tmp_path / "d.json", {"images": images, "dataset": "coco"})
         read = KarpathySplit("d.json").read(tmp_path)
-        assert told(read[:5]) == [("1.jpg", text, "train") for text in TEXTS]
+        assert contents(read[:5]) == [("1.jpg", text, "train") for text in TEXTS]
         rest = [("val2014/2.jpg", "train"), ("3.jpg", "val"), ("4.jpg", "test")]
         assert [(record.image, record.split) for record in read[5:]] == rest
-        assert read[4].place.endswith("d.json, images[0], sentences[4]")
+        assert read[4].where.endswith("d.json, images[0], sentences[4]")
 
     @pytest.mark.parametrize(
         ("image", "problem"),
@@ -305,20 +308,20 @@ class TestKarpathySplit:
             (karpathy(imgid=1), r"images\[1\] repeats 'imgid 1' of .*images\[0\]"),
             (karpathy(filename=None), r"images\[1\], 'filename' is missing"),
             (karpathy(split=None), r"images\[1\], 'split' is missing"),
-            (karpathy(split="extra"), r"images\[1\]: 'extra' is no split; write train, val or test"),
+            (karpathy(split="extra"), r"images\[1\]: 'extra' is not a split; use train, val or test"),
             (karpathy(sentences=None), r"images\[1\], 'sentences' is missing"),
             (karpathy(sentences="a dog"), r"images\[1\], 'sentences' cannot be 'a dog'"),
             (karpathy(sentences=[{"tokens": []}]), r"images\[1\], sentences\[0\], 'raw' is missing"),
             (karpathy(sentences=[{"raw": ""}]), r"images\[1\], sentences\[0\] is empty"),
-            (karpathy(sentences=["a dog"]), r"images\[1\], sentences\[0\] is no object but str"),
+            (karpathy(sentences=["a dog"]), r"images\[1\], sentences\[0\] must be an object, got str"),
         ],
     )
     def test_bad_entries(self, tmp_path: Path, image: dict[str, object], problem: str) -> None:
         write(tmp_path / "d.json", {"images": [karpathy(filename="1.jpg", imgid=1), image]})
-        with pytest.raises(ValueError, match=rf"d\.json, {problem}.*bad_files='skip'"):
+        with pytest.raises(ValueError, match=rf"d\.json, {problem}.*bad_input='skip'"):
             KarpathySplit("d.json").read(tmp_path)
         read, problems = skipped(KarpathySplit("d.json"), tmp_path)
-        assert told(read) == [("1.jpg", "a dog", "train")]
+        assert contents(read) == [("1.jpg", "a dog", "train")]
         assert len(problems) == 1
 
     def test_another_file_is_never_skipped(self, tmp_path: Path) -> None:

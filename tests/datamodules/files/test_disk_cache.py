@@ -28,11 +28,11 @@ class TestDiskCache:
     def test_without_a_folder_nothing_is_kept(self) -> None:
         assert [get(None, value) for value in ("first", "second")] == ["first", "second"]
 
-    @pytest.mark.parametrize("place", [0, 20, 33, -1])
-    def test_a_flipped_bit_is_made_good(self, tmp_path: Path, place: int) -> None:
+    @pytest.mark.parametrize("position", [0, 20, 33, -1])
+    def test_a_flipped_bit_is_made_good(self, tmp_path: Path, position: int) -> None:
         get(tmp_path, "sound")
         content = bytearray((tmp_path / "thing").read_bytes())
-        content[place] ^= 1
+        content[position] ^= 1
         (tmp_path / "thing").write_bytes(content)
         assert get(tmp_path, "again") == "again"
         assert get(tmp_path, "third") == "again"

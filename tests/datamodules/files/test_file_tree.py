@@ -76,5 +76,5 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_neither_folder_nor_zip(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match=r"set\.zip' is neither a folder nor a sound zip.*fetch it again"):
+    with pytest.raises(ValueError, match=r"set\.zip' is neither a folder nor a valid zip"):
         FileTree(tmp_path / "set.zip")

@@ -29,7 +29,7 @@ def test_content_is_unpacked_by_its_name_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(packed)
         assert file_content(tmp_path / name) == expected
     (tmp_path / "a.gz").write_bytes(b"no gzip")
-    with pytest.raises(ValueError, match=r"a\.gz cannot be unpacked"):
+    with pytest.raises(ValueError, match=r"a\.gz cannot be decompressed"):
         file_content(tmp_path / "a.gz")
 
 
@@ -50,10 +50,10 @@ def test_any_number_of_columns(tmp_path: Path) -> None:
         (2, {"a": "1", "b": "2", "c": "3"}),
         (3, {"a": "4"}),
         (4, {"a": "5", "b": "6", "c": "7"}),
-        (5, "has 4 values for 3 columns; in a .csv, quote what holds a comma"),
+        (5, "has 4 values for 3 columns; in a .csv, quote values with commas"),
     ]
-    places = list(table_rows(tmp_path / "t.csv", [2]))
-    assert places[-1] == (5, {0: "8", 1: "9", 2: "10", 3: "11"})
+    rows = list(table_rows(tmp_path / "t.csv", [2]))
+    assert rows[-1] == (5, {0: "8", 1: "9", 2: "10", 3: "11"})
 
 
 def test_columns_inside_columns() -> None:
@@ -69,3 +69,5 @@ def test_tables_are_checked_before_they_are_read() -> None:
         check_table("t.xlsx", {})
     with pytest.raises(ValueError, match="column=0: columns of JSON lines have names; give them"):
         check_table("t.jsonl", {"other": "a", "column": 0})
+    with pytest.raises(ValueError, match="other='a' and column=0 must all be names"):
+        check_table("t.csv", {"other": "a", "column": 0, "third": None})

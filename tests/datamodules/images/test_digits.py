@@ -30,8 +30,8 @@ def test_a_stratified_fifth_is_the_test() -> None:
     np.testing.assert_allclose(data.dataset("val").labels.bincount(), whole * 0.8 / 10, atol=0.6)
 
 
-def test_the_split_seed_decides() -> None:
-    first, again, other = DigitsDataModule(), DigitsDataModule(batch_size=7), DigitsDataModule(split_seed=1)
+def test_the_seed_decides() -> None:
+    first, again, other = DigitsDataModule(), DigitsDataModule(batch_size=7), DigitsDataModule(seed=1)
     for data in (first, again, other):
         data.setup()
     assert torch.equal(first.dataset("test").indices, again.dataset("test").indices)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from datamodules import ImageTransform, TensorImages
 from datamodules.files.file_tree import FileTree
-from datamodules.images.image_files import FileImages, first_few, sound_images
+from datamodules.images.image_files import FileImages, sound_images
 
 FILES = ["a.png", "deep/b.png", "c.png"]
 
@@ -39,8 +39,3 @@ def test_files_are_read_in_their_own_size(tree: FileTree) -> None:
 def test_contents_are_the_files(tree: FileTree) -> None:
     source = FileImages(tree, FILES, torch.arange(3))
     assert list(source.contents(torch.tensor([2, 1]))) == [tree.read("c.png"), tree.read("deep/b.png")]
-
-
-def test_ten_are_shown() -> None:
-    assert first_few(list("abcdefghij")) == [f"  {letter}" for letter in "abcdefghij"]
-    assert first_few([str(number) for number in range(1500)])[9:] == ["  9", "  … and 1,490 more"]

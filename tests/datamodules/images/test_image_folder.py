@@ -12,7 +12,14 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from datamodules import ClassificationDataModule, ImageFolderDataModule, ImageTransform, TensorImages, read_image
+from datamodules import (
+    ClassificationDataModule,
+    HeldOut,
+    ImageFolderDataModule,
+    ImageTransform,
+    TensorImages,
+    read_image,
+)
 from datamodules.files.file_tree import FileTree
 from datamodules.images.image_folder import find_classes
 from datamodules.splits import SPLITS, Split
@@ -49,7 +56,7 @@ def everything(data: ClassificationDataModule, split: Split) -> tuple[torch.Tens
 
 class TestLayouts:
     def test_class_folders_alone_are_cut_in_three(self, make_classes: MakeClasses, tmp_path: Path) -> None:
-        data = loaded(make_classes(tmp_path), val_share=0.25)
+        data = loaded(make_classes(tmp_path), held_out=HeldOut(0.25, 0.2))
         assert data.class_names == ["blue", "green", "red"]
         assert lengths(data) == [18, 6, 6]
         for split in SPLITS:
@@ -127,13 +134,13 @@ class TestImages:
         Image.fromarray(noise).save(root / "blue" / "large.jpg")
         Image.new("L", (5, 5), 9).save(root / "red" / "grey.png")
         Image.new("RGBA", (50, 5), (9, 9, 9, 9)).save(root / "red" / "clear.png")
-        read, cached = (loaded(root, cache=cache, augmentation=[]) for cache in (False, True))
+        read, cached = (loaded(root, in_memory=in_memory, augmentation=[]) for in_memory in (False, True))
         assert isinstance(cached.dataset("train").source, TensorImages)
         for split in SPLITS:
             torch.testing.assert_close(everything(read, split), everything(cached, split))
 
     def test_cached_grey_images_have_the_transforms_channels(self, make_classes: MakeClasses, tmp_path: Path) -> None:
-        data = loaded(make_classes(tmp_path), cache=True, image_size=None, transform=ImageTransform((6, 7), 1))
+        data = loaded(make_classes(tmp_path), in_memory=True, image_size=None, transform=ImageTransform((6, 7), 1))
         assert everything(data, "test")[0].shape == (6, 1, 6, 7)
 
     def test_training_images_are_cropped_at_random(self, make_classes: MakeClasses, tmp_path: Path) -> None:
@@ -156,8 +163,8 @@ class TestImages:
     def test_the_split_is_the_same_each_time(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         root = make_classes(tmp_path)
         first = loaded(root).dataset("test").indices
-        assert torch.equal(loaded(root, cache=True, batch_size=3).dataset("test").indices, first)
-        assert not torch.equal(loaded(root, split_seed=1).dataset("test").indices, first)
+        assert torch.equal(loaded(root, in_memory=True, batch_size=3).dataset("test").indices, first)
+        assert not torch.equal(loaded(root, seed=1).dataset("test").indices, first)
 
 
 class TestBadFiles:
@@ -171,21 +178,21 @@ class TestBadFiles:
         (root / "red" / "empty.jpg").write_bytes(b"")
         return root
 
-    @pytest.mark.parametrize("cache", [False, True])
-    def test_all_are_named_in_one_error(self, cache: bool, damaged: Path) -> None:
-        data = folder(damaged, cache=cache)
-        with pytest.raises(ValueError, match=r"3 of its files are no sound images; .*bad_files='skip'") as raised:
+    @pytest.mark.parametrize("in_memory", [False, True])
+    def test_all_are_named_in_one_error(self, in_memory: bool, damaged: Path) -> None:
+        data = folder(damaged, in_memory=in_memory)
+        with pytest.raises(ValueError, match=r"has 3 files that are not readable images; .*bad_input='skip'") as raised:
             data.setup()
         for name in ("blue/003.jpg", "green/notes.txt", "red/empty.jpg"):
             assert str(Path(name)) in str(raised.value)
 
-    @pytest.mark.parametrize("cache", [False, True])
+    @pytest.mark.parametrize("in_memory", [False, True])
     @pytest.mark.parametrize("packed", [False, True])
-    def test_skipped_ones_are_counted_in_the_summary(self, cache: bool, packed: bool, damaged: Path) -> None:
+    def test_skipped_ones_are_counted_in_the_summary(self, in_memory: bool, packed: bool, damaged: Path) -> None:
         root = pack(damaged, damaged.with_suffix(".zip")) if packed else damaged
-        data = loaded(root, bad_files="skip", cache=cache, augmentation=[])
+        data = loaded(root, bad_input="skip", in_memory=in_memory, augmentation=[])
         assert sum(lengths(data)) == 29
-        assert "Skipped 3 files that are no sound images" in data.summary()
+        assert "Skipped 3 files that are not readable images" in data.summary()
         assert "notes.txt" in data.summary()
         for split in SPLITS:
             images, labels = everything(data, split)
@@ -195,7 +202,7 @@ class TestBadFiles:
         root = make_classes(tmp_path)
         for number in range(14):
             (root / "red" / f"bad{number:02}.png").write_bytes(b"junk")
-        with pytest.raises(ValueError, match=r"14 of its files(?s:.*)… and 4 more") as raised:
+        with pytest.raises(ValueError, match=r"has 14 files(?s:.*)… and 4 more") as raised:
             loaded(root)
         assert len(re.findall(r"bad\d\d\.png", str(raised.value))) == 10
 
@@ -203,12 +210,12 @@ class TestBadFiles:
         root = make_classes(tmp_path)
         for path in (root / "red").iterdir():
             path.write_bytes(b"junk")
-        with pytest.raises(ValueError, match=r"no sound image is left of the classes \['red'\]"):
-            loaded(root, bad_files="skip")
+        with pytest.raises(ValueError, match=r"has no readable image of the classes \['red'\]"):
+            loaded(root, bad_input="skip")
 
     def test_an_unknown_wish(self, make_classes: MakeClasses, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="bad_files must be 'error' or 'skip', got 'ignore'"):
-            folder(make_classes(tmp_path), bad_files="ignore")
+        with pytest.raises(ValueError, match="bad_input must be 'error' or 'skip', got 'ignore'"):
+            folder(make_classes(tmp_path), bad_input="ignore")
 
 
 class TestErrors:
@@ -217,7 +224,7 @@ class TestErrors:
             folder(tmp_path / "gone")
 
     def test_empty(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"root='.*' has no class folders; put the images of each class"):
+        with pytest.raises(ValueError, match=r"root='.*' has no class folders; put the images"):
             folder(tmp_path)
 
     def test_images_without_class_folders(self, make_classes: MakeClasses, tmp_path: Path) -> None:
@@ -225,12 +232,12 @@ class TestErrors:
             folder(make_classes(tmp_path) / "red")
 
     def test_one_class(self, make_classes: MakeClasses, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="has one class only, 'red'"):
+        with pytest.raises(ValueError, match="has only one class, 'red'"):
             folder(make_classes(tmp_path, classes=("red",)))
 
     def test_an_empty_class(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         (make_classes(tmp_path) / "violet").mkdir()
-        with pytest.raises(ValueError, match=r"the class folders \['violet'\] hold no image"):
+        with pytest.raises(ValueError, match=r"the class folders \['violet'\] have no images"):
             folder(tmp_path)
 
     def test_splits_with_different_classes(self, make_classes: MakeClasses, tmp_path: Path) -> None:
@@ -271,7 +278,7 @@ class TestErrors:
 def test_yaml_builds_it(make_classes: MakeClasses, tmp_path: Path) -> None:
     parser = ArgumentParser()
     parser.add_subclass_arguments(ClassificationDataModule, "data")
-    arguments = {"root": str(make_classes(tmp_path)), "image_size": [8, 9], "bad_files": "skip", "augmentation": []}
+    arguments = {"root": str(make_classes(tmp_path)), "image_size": [8, 9], "bad_input": "skip", "augmentation": []}
     settings = {"class_path": "datamodules.ImageFolderDataModule", "init_args": arguments}
     data = parser.instantiate(parser.parse_object({"data": settings})).data
     assert isinstance(data, ImageFolderDataModule)

@@ -47,16 +47,16 @@ class TestReference:
         image = photo(90, 90)
         mode = {"bilinear": 2, "bicubic": 3}[interpolation]
         expected = torch.from_numpy(np.array(image.resize((30, 30), Image.Resampling(mode)))).permute(2, 0, 1)
-        fitted = ImageTransform(30, interpolation=interpolation).fit(load_image(image))  # type: ignore[arg-type]
-        torch.testing.assert_close(fitted.int(), expected.int(), atol=1, rtol=0)
+        resized = ImageTransform(30, interpolation=interpolation).resize_and_crop(load_image(image))  # type: ignore[arg-type]
+        torch.testing.assert_close(resized.int(), expected.int(), atol=1, rtol=0)
 
     def test_non_square_keeps_the_aspect_and_takes_the_middle(self) -> None:
         image = photo(100, 300)
         # To cover 50x60, the height must halve; of the 150 columns the middle 60 stay.
         expected = np.array(image.resize((150, 50), Image.Resampling.BICUBIC))[:, 45:105]
-        fitted = ImageTransform((50, 60)).fit(load_image(image))
-        assert fitted.shape == (3, 50, 60)
-        np.testing.assert_allclose(fitted.permute(1, 2, 0).int(), expected.astype(int), atol=1)
+        resized = ImageTransform((50, 60)).resize_and_crop(load_image(image))
+        assert resized.shape == (3, 50, 60)
+        np.testing.assert_allclose(resized.permute(1, 2, 0).int(), expected.astype(int), atol=1)
 
     def test_normalises_as_the_formula_says(self) -> None:
         transform = ImageTransform(2, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
@@ -167,8 +167,8 @@ class TestArraysAndTensors:
     def test_bicubic_overshoot_of_floats_is_cut(self) -> None:
         edge = torch.zeros(3, 8, 8)
         edge[..., 4:] = 1.0
-        fitted = ImageTransform(32).fit(edge)
-        assert (fitted.min().item(), fitted.max().item()) == (0.0, 1.0)
+        resized = ImageTransform(32).resize_and_crop(edge)
+        assert (resized.min().item(), resized.max().item()) == (0.0, 1.0)
 
     @pytest.mark.parametrize(
         ("image", "match"),
@@ -219,7 +219,7 @@ class TestBadFiles:
     @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
     def test_no_image(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / "notes.jpg").write_bytes(content)
-        with pytest.raises(ValueError, match=r"notes\.jpg' cannot be read.*replace it or leave it out"):
+        with pytest.raises(ValueError, match=r"notes\.jpg' cannot be read.*replace or remove it"):
             ImageTransform(4)(str(tmp_path / "notes.jpg"))
 
     def test_a_folder(self, tmp_path: Path) -> None:
@@ -288,7 +288,9 @@ def test_any_image_becomes_the_input(
     assert output.abs().max() <= 1.0
 
 
-def test_a_batch_is_fitted_as_its_images_are() -> None:
+def test_a_batch_is_resized_as_its_images_are() -> None:
     images = torch.stack([load_image(photo(40, 50)), load_image(photo(40, 50)).flip(2)])
     transform = ImageTransform((16, 12), crop=0.8)
-    torch.testing.assert_close(transform.fit(images), torch.stack([transform.fit(image) for image in images]))
+    torch.testing.assert_close(
+        transform.resize_and_crop(images), torch.stack([transform.resize_and_crop(image) for image in images])
+    )

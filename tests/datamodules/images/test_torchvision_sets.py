@@ -15,7 +15,7 @@ import torchvision
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from datamodules import ClassificationDataModule, ImageTransform, RandomFlip, RandomShift, TensorImages
+from datamodules import ClassificationDataModule, HeldOut, ImageTransform, RandomFlip, RandomShift, TensorImages
 from datamodules import TorchvisionDataModule as Sets
 from datamodules.images.torchvision_sets import _INSTALLED, _SETS
 from datamodules.splits import SPLITS
@@ -150,7 +150,7 @@ class TestSetsOfFiles:
         for name in ("Forest", "River"):
             for number in range(10):
                 photo(tmp_path / "eurosat" / "2750" / name / f"{number}.jpg", (64, 64))
-        data = Sets("EuroSAT", tmp_path, download=False, val_share=0.25)
+        data = Sets("EuroSAT", tmp_path, download=False, held_out=HeldOut(0.25, 0.2))
         data.setup()
         assert [len(data.dataset(split)) for split in SPLITS] == [12, 4, 4]
         assert data.class_names == ["Forest", "River"]
@@ -169,7 +169,7 @@ class TestSetsOfFiles:
 
 
 class TestFetching:
-    def test_packed_files_take_the_place_of_a_download(self, tmp_path: Path) -> None:
+    def test_packed_files_replace_a_download(self, tmp_path: Path) -> None:
         source = write_idx(tmp_path / "packed", packed=True)
         data = Sets("FashionMNIST", tmp_path / "root", download=False, source=source)
         data.prepare_data()
@@ -186,14 +186,14 @@ class TestFetching:
         assert len(data.dataset("test")) == 20
 
     def test_a_source_without_the_files(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"source='.*' holds no files named \*-ubyte.gz"):
+        with pytest.raises(FileNotFoundError, match=r"source='.*' has no files named \*-ubyte.gz"):
             Sets("MNIST", source=tmp_path)
         with pytest.raises(ValueError, match=r"can be given for .*MNIST, not for SVHN"):
             Sets("SVHN", source=tmp_path)
 
     def test_absent_and_not_to_be_downloaded(self, tmp_path: Path) -> None:
         data = Sets("KMNIST", tmp_path, download=False)
-        with pytest.raises(FileNotFoundError, match=r"'KMNIST': the set is not in root='.*set download=True, or put"):
+        with pytest.raises(FileNotFoundError, match=r"'KMNIST': .* is not in root='.*set download=True"):
             data.setup()
 
     def test_a_download_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ class TestFetching:
 
         monkeypatch.setattr(torchvision.datasets.KMNIST, "download", fail)
         with pytest.raises(
-            FileNotFoundError, match=r"'KMNIST': the set cannot be downloaded.*no route to host.*check the connection"
+            FileNotFoundError, match=r"'KMNIST': .* cannot be downloaded.*no route to host.*check the connection"
         ):
             Sets("KMNIST", tmp_path).prepare_data()
 
@@ -245,7 +245,7 @@ class TestNames:
         ("wrong", "near"), [("mnist", "MNIST"), ("Fashion-MNIST", "FashionMNIST"), ("CIFAR", "CIFAR10")]
     )
     def test_an_unknown_name_has_near_matches(self, wrong: str, near: str) -> None:
-        with pytest.raises(ValueError, match=rf"name='{wrong}' is no classification set .*did you mean .*{near}"):
+        with pytest.raises(ValueError, match=rf"name='{wrong}' is not .*did you mean .*{near}"):
             Sets(wrong)
 
     def test_nothing_near_lists_them_all(self) -> None:
@@ -277,7 +277,7 @@ def test_yaml_builds_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not _INSTALLED["FashionMNIST"].is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_itself(tmp_path: Path) -> None:
-    data = Sets("FashionMNIST", tmp_path, download=False, augmentation=[], val_share=0)
+    data = Sets("FashionMNIST", tmp_path, download=False, augmentation=[], held_out=HeldOut(test=0.2))
     data.setup()
     assert len(data.dataset("train")) == 60_000
     assert data.dataset("test").labels.bincount().tolist() == [1000] * 10

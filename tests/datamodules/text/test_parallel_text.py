@@ -16,15 +16,17 @@ from datamodules import (
     BytePair,
     Character,
     DatasetPairs,
+    HeldOut,
     PairFilter,
     ParallelTextDataModule,
+    SplitPairs,
     TableFile,
     TextPair,
     TextPairs,
     Word,
 )
+from datamodules.files.text_files import refuse
 from datamodules.text.parallel_text import split_by_sentence
-from datamodules.text.text_pairs import refuse
 
 ROWS = [{"de": f"Satz {number % 30}", "en": f"sentence {number}"} for number in range(60)]
 FEW = DatasetPairs(ROWS[:5], "de", "en")
@@ -46,22 +48,21 @@ def aligned(split: str) -> AlignedFiles:
 
 class TestSplits:
     def test_given(self, tmp_path: Path) -> None:
-        data = ParallelTextDataModule(
-            aligned("train"), Word(), val=aligned("val"), test=aligned("test"), root=files(tmp_path)
-        )
+        pairs = SplitPairs(aligned("train"), aligned("val"), aligned("test"))
+        data = ParallelTextDataModule(pairs, Word(), root=files(tmp_path))
         assert data.dataset("train").source_texts == [row["de"] for row in ROWS[:50]]
         assert data.dataset("val").target_texts == [row["en"] for row in ROWS[:5]]
         assert len(data.dataset("test")) == 7
 
     def test_cut_from_training_so_that_no_source_stands_on_both_sides(self) -> None:
-        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), val=0.1, test=0.2)
+        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), held_out=HeldOut(val=0.1, test=0.2))
         sources = [set(data.dataset(split).source_texts) for split in ("train", "val", "test")]
         assert not sources[0] & sources[1] and not sources[0] & sources[2] and not sources[1] & sources[2]  # noqa: PT018
         assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [44, 4, 12]
 
     def test_mixed(self) -> None:
-        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), val=FEW, test=0.0)
-        data.setup()
+        pairs = SplitPairs(DatasetPairs(ROWS, "de", "en"), val=FEW)
+        data = ParallelTextDataModule(pairs, Word(), held_out=HeldOut(val=0.5))
         assert [len(data.dataset(split)) for split in ("train", "val")] == [60, 5]
         with pytest.raises(ValueError, match="no split 'test'"):
             data.dataset("test")
@@ -78,28 +79,28 @@ class TestSplits:
         st.floats(0.01, 0.9),
         st.integers(0, 3),
     )
-    def test_any_cut(self, words: list[tuple[str, str]], share: float, seed: int) -> None:
+    def test_any_cut(self, words: list[tuple[str, str]], fraction: float, seed: int) -> None:
         pairs = [TextPair(*texts, line) for line, texts in enumerate(words)]
         hanging = {0}
         for _ in pairs:
             hanging |= {i for i, p in enumerate(words) for j in hanging if p[0] == words[j][0] or p[1] == words[j][1]}
         if len(hanging) == len(pairs):
             with pytest.raises(ValueError, match=f"{len(pairs)} pairs that all share sentences"):
-                split_by_sentence(pairs, share, seed)
+                split_by_sentence(pairs, fraction, seed)
             return
-        rest, held = split_by_sentence(pairs, share, seed)
+        rest, held = split_by_sentence(pairs, fraction, seed)
         assert rest and held  # noqa: PT018
         assert sorted(rest + held, key=lambda pair: pair.line) == pairs
         assert not {pair.source for pair in rest} & {pair.source for pair in held}
         assert not {pair.target for pair in rest} & {pair.target for pair in held}
         assert [pair.line for pair in rest] == sorted(pair.line for pair in rest)
-        assert split_by_sentence(pairs, share, seed) == (rest, held)
+        assert split_by_sentence(pairs, fraction, seed) == (rest, held)
 
-    def test_share_is_kept_where_sentences_allow(self) -> None:
+    def test_the_fraction_is_kept_where_sentences_allow(self) -> None:
         pairs = [TextPair(str(line), f"<{line}>", line) for line in range(1000)]
         assert len(split_by_sentence(pairs, 0.05, 0)[1]) == 50
 
-    def test_a_large_family_is_not_held_out_for_a_small_share(self) -> None:
+    def test_a_large_family_is_not_held_out_for_a_small_fraction(self) -> None:
         pairs = [TextPair(str(line), "hello" if line < 900 else f"<{line}>", line) for line in range(1000)]
         for seed in range(5):
             assert len(split_by_sentence(pairs, 0.05, seed)[1]) == 50
@@ -108,13 +109,33 @@ class TestSplits:
         with pytest.raises(ValueError, match=r"1 pairs that all share sentences .* cannot be split; give val and test"):
             ParallelTextDataModule(DatasetPairs(ROWS[:1], "de", "en")).setup()
 
+    def test_a_column_of_splits(self, tmp_path: Path) -> None:
+        rows = [
+            "de,en,split",
+            *(f"{row['de']},{row['en']},{['train', 'train', 'test'][n % 3]}" for n, row in enumerate(ROWS)),
+        ]
+        (tmp_path / "pairs.csv").write_text("\n".join(rows), encoding="utf-8")
+        data = ParallelTextDataModule(
+            TableFile("pairs.csv", "de", "en"), Word(), root=tmp_path, held_out=HeldOut(val=0.1)
+        )
+        assert data.dataset("test").target_texts == [row["en"] for row in ROWS[2::3]]
+        assert [len(data.dataset(split)) for split in ("train", "val")] == [36, 4]
+
+    def test_no_training_pairs(self) -> None:
+        class Tests(TextPairs):
+            def read(self, root: str | Path = ".", on_bad_input: Callable[[str], None] = refuse) -> list[TextPair]:
+                return [TextPair("a", "b", 1, "test")]
+
+        with pytest.raises(ValueError, match=r"no training pair, only \['test'\]"):
+            ParallelTextDataModule(Tests()).setup()
+
 
 class TestRoot:
     def test_argument_then_variable_then_working_directory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def count(root: Path | None = None) -> int:
-            data = ParallelTextDataModule(aligned("train"), Word(), val=0.0, test=0.0, root=root)
+            data = ParallelTextDataModule(aligned("train"), Word(), held_out=HeldOut(), root=root)
             return len(data.dataset("train"))
 
         monkeypatch.delenv("ATTENTION_BLOCKS_DATA", raising=False)
@@ -129,7 +150,7 @@ class TestRoot:
         assert count(tmp_path / "here") == 50
 
 
-class TestBadLines:
+class TestBadInput:
     @pytest.fixture
     def table(self, tmp_path: Path) -> TableFile:
         (tmp_path / "t.tsv").write_bytes(b"de\ten\nja\tyes\n\tno\nM\xe4\tx\nso\tso\n")
@@ -137,20 +158,20 @@ class TestBadLines:
 
     def test_an_error_says_where(self, table: TableFile) -> None:
         with pytest.raises(
-            ValueError, match=r"t\.tsv, line 3, column 'de' is empty; correct it, or give bad_lines='skip'"
+            ValueError, match=r"t\.tsv, line 3, column 'de' is empty; correct it, or skip it with bad_input='skip'"
         ):
             ParallelTextDataModule(table).setup()
 
     def test_skipped_and_counted(self, table: TableFile) -> None:
-        data = ParallelTextDataModule(table, Word(), val=table, test=0.0, bad_lines="skip")
+        pairs = SplitPairs(table, val=table)
+        data = ParallelTextDataModule(pairs, Word(), held_out=HeldOut(), bad_input="skip")
         assert data.dataset("train").source_texts == ["ja", "so"]
-        notes = data.summary().splitlines()[-2:]
-        assert notes[0].startswith("train: 2 bad lines skipped, the first: ")
-        assert notes[0].endswith("t.tsv, line 3, column 'de' is empty")
-        assert notes[1].startswith("val: 2 bad lines skipped")
+        notes = data.summary().splitlines()[-5:]
+        assert notes[0] == "Skipped 4 unusable pairs:"
+        assert notes[1].endswith("t.tsv, line 3, column 'de' is empty")
 
     def test_nothing_is_said_where_all_is_well(self) -> None:
-        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), bad_lines="skip")
+        data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), bad_input="skip")
         data.setup()
         assert data.notes == []
 
@@ -158,9 +179,7 @@ class TestBadLines:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"val": 1.0}, r"val must be pairs, or a share of the training pairs in \[0, 1\), got 1\.0"),
-        ({"test": -0.1}, r"test must be pairs, or a share .* got -0\.1"),
-        ({"bad_lines": "ignore"}, "bad_lines must be 'error' or 'skip', got 'ignore'"),
+        ({"bad_input": "ignore"}, "bad_input must be 'error' or 'skip', got 'ignore'"),
         ({"max_tokens": 0}, "max_tokens must be 1 or more, got 0"),
     ],
 )
@@ -175,15 +194,16 @@ def test_no_more_than_a_dozen_arguments() -> None:
 
 def test_ones_own_source_of_pairs() -> None:
     class Doubled(TextPairs):
-        def read(self, root: str | Path = ".", bad_line: Callable[[str], None] = refuse) -> list[TextPair]:
-            bad_line("word 3 is odd")
+        def read(self, root: str | Path = ".", on_bad_input: Callable[[str], None] = refuse) -> list[TextPair]:
+            on_bad_input("word 3 is odd")
             return [TextPair(word, word * 2, line) for line, word in enumerate("abcd", 1)]
 
     with pytest.raises(ValueError, match="word 3 is odd; correct it"):
         ParallelTextDataModule(Doubled()).setup()
-    data = ParallelTextDataModule(Doubled(), Character(), val=0.0, test=Doubled(), bad_lines="skip")
+    pairs = SplitPairs(Doubled(), test=Doubled())
+    data = ParallelTextDataModule(pairs, Character(), held_out=HeldOut(), bad_input="skip")
     assert data.target_tokenizer.decode(data.dataset("test")[[0]].target.tolist()) == ["aa"]
-    assert data.notes == [f"{split}: 1 bad lines skipped, the first: word 3 is odd" for split in ("train", "test")]
+    assert data.notes == ["Skipped 2 unusable pairs:", "  word 3 is odd", "  word 3 is odd"]
 
 
 class TestYAML:
@@ -192,14 +212,17 @@ class TestYAML:
     RECIPE = """
     class_path: ParallelTextDataModule
     init_args:
-      train: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}
-      val: {class_path: TableFile, init_args: {path: val.tsv, source_column: 1, target_column: 0}}
-      test: 0.1
+      pairs:
+        class_path: SplitPairs
+        init_args:
+          train: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}
+          val: {class_path: TableFile, init_args: {path: val.tsv, source_column: 1, target_column: 0}}
+      held_out: {test: 0.1}
       source_tokenizer: {class_path: BytePair, init_args: {vocab_size: 40, lower: true, dropout: 0.1}}
       target_tokenizer: {class_path: Character}
       max_tokens: 100
       filters: {max_length: 50, max_ratio: 9}
-      bad_lines: skip
+      bad_input: skip
     """
 
     @staticmethod
@@ -228,7 +251,7 @@ class TestYAML:
     def test_shortest_recipe(self, tmp_path: Path) -> None:
         recipe = """
         class_path: ParallelTextDataModule
-        init_args: {train: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}}
+        init_args: {pairs: {class_path: AlignedFiles, init_args: {source: train.de.gz, target: train.en.gz}}}
         """
         data = self.build(recipe, "--data.init_args.root", str(files(tmp_path)))
         expected = ParallelTextDataModule(aligned("train"), BytePair(8000), root=tmp_path)
@@ -239,11 +262,10 @@ class TestYAML:
         recipe = """
         class_path: ParallelTextDataModule
         init_args:
-          train:
+          pairs:
             class_path: DatasetPairs
             init_args: {dataset: [{de: ein Hund, en: a dog}, {de: zwei, en: two}], source_column: de, target_column: en}
-          val: 0.0
-          test: 0.0
+          held_out: {val: 0.0, test: 0.0}
           source_tokenizer: Word
         """
         assert self.build(recipe).dataset("train").target_texts == ["a dog", "two"]

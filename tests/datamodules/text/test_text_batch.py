@@ -48,6 +48,7 @@ class TestTextDataset:
         assert isinstance(batch, TextBatch)
         assert batch.source_texts == [SOURCES[index] for index in (2, 0, 3)]
         assert batch.target_texts == [TARGETS[index] for index in (2, 0, 3)]
+        assert batch.indices == [2, 0, 3]
         for row, index in enumerate((2, 0, 3)):
             [numbers] = source.encode([SOURCES[index]])
             expected = [*numbers, source.eos_id]
@@ -84,6 +85,7 @@ class TestTextDataset:
         made = Character().train(SOURCES + TARGETS)
         dataset = TextDataset(SOURCES, TARGETS, made, made)
         assert dataset[3].source_texts == ["ja"]
+        assert dataset[3].indices == [3]
         torch.testing.assert_close(dataset[3].target, dataset[[3]].target)
 
     def test_dropout_cuts_anew_and_keeps_the_text(self) -> None:

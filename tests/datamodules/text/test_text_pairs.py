@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import AlignedFiles, DatasetPairs, TableFile, TextPair, TextPairs
+from datamodules import AlignedFiles, DatasetPairs, SplitPairs, TableFile, TextPair, TextPairs
 
 PAIRS = [TextPair("Ein Hund.", "A dog.", 1), TextPair("Zwei „Männer“", "Two \u2028 men", 2), TextPair("ja", "yes", 3)]
 
@@ -46,9 +46,9 @@ class TestAlignedFiles:
     def test_differing_line_counts_are_never_skipped(self, tmp_path: Path) -> None:
         write(tmp_path / "a", "x\ny\nz\n")
         write(tmp_path / "b", "x\ny\n")
-        for bad_line in (None, print):
+        for handler in (None, print):
             with pytest.raises(ValueError, match=r"a has 3 lines and .*b 2; aligned files must have the same number"):
-                AlignedFiles("a", "b").read(tmp_path, *filter(None, [bad_line]))
+                AlignedFiles("a", "b").read(tmp_path, *filter(None, [handler]))
 
     @pytest.mark.parametrize("suffix", ["", ".gz"])
     @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ class TestAlignedFiles:
         names = [f"{name}{suffix}" for name in ("a", "b")]
         for number, name in enumerate(names):
             write(tmp_path / name, b"one\n" + (line if number == side else b"two") + b"\nthree\n")
-        with pytest.raises(ValueError, match=rf"{names[side]}, line 2 {problem}.*bad_lines='skip'"):
+        with pytest.raises(ValueError, match=rf"{names[side]}, line 2 {problem}.*bad_input='skip'"):
             AlignedFiles(*names).read(tmp_path)
         read, problems = skipped(AlignedFiles(*names), tmp_path)
         assert read == [TextPair("one", "one", 1), TextPair("three", "three", 3)]
@@ -73,12 +73,12 @@ class TestAlignedFiles:
         with pytest.raises(ValueError, match="empty is empty"):
             AlignedFiles("a", "empty").read(tmp_path)
         write(tmp_path / "blank", "\n")
-        with pytest.raises(ValueError, match="there is no usable pair"):
+        with pytest.raises(ValueError, match="has no usable pair"):
             skipped(AlignedFiles("a", "blank"), tmp_path)
         whole = gzip.compress(b"some words\n" * 100)
         for damaged in (whole[:-20], b"no gzip", whole[:15] + b"\0\0\0" + whole[18:]):
             (tmp_path / "c.gz").write_bytes(damaged)
-            with pytest.raises(ValueError, match=r"c\.gz cannot be unpacked"):
+            with pytest.raises(ValueError, match=r"c\.gz cannot be decompressed"):
                 AlignedFiles("c.gz", "a").read(tmp_path)
 
 
@@ -109,7 +109,7 @@ class TestTableFile:
         assert texts(TableFile(f"t.{suffix}{packed}", "de", "en").read(tmp_path)) == texts(PAIRS)
 
     @pytest.mark.parametrize(("suffix", "form"), [("csv", as_csv), ("tsv", as_tsv)])
-    def test_columns_by_place(self, tmp_path: Path, suffix: str, form: Callable[[list[list[str]]], str]) -> None:
+    def test_columns_by_position(self, tmp_path: Path, suffix: str, form: Callable[[list[list[str]]], str]) -> None:
         write(tmp_path / f"t.{suffix}", form([[pair.target, pair.source, "CC-BY"] for pair in PAIRS]))
         assert TableFile(f"t.{suffix}", 1, 0).read(tmp_path) == PAIRS
 
@@ -139,7 +139,7 @@ class TestTableFile:
             ("t.csv", "de,en\nja,yes\nnein\nso,so\n", "line 3, column 'en' is missing"),
             ("t.csv", "de,en\nja,yes\n,no\nso,so\n", "line 3, column 'de' is empty"),
             ("t.csv", "de,en\nja,yes\n\nso,so\n", "line 3, column 'de' is missing"),
-            ("t.csv", 'de,en\nja,yes\n"a"b,c\nso,so\n', "line 3 is no row"),
+            ("t.csv", 'de,en\nja,yes\n"a"b,c\nso,so\n', "line 3 is not a row"),
             ("t.csv", b"de,en\nja,yes\nM\xe4,x\nso,so\n", "line 3, column 'de' is not UTF-8"),
             ("t.csv", "de,en\nja,yes\nnein,no, never\nso,so,\n", "line 3 has 3 values for 2 columns"),
             ("t.tsv", "de\ten\nja\tyes\nnein no\nso\tso\n", "line 3, column 'en' is missing"),
@@ -151,13 +151,17 @@ class TestTableFile:
             (
                 "t.jsonl",
                 '{"de": "ja", "en": "yes"}\n{"de": 3, "en": "x"}\n{"de": "so", "en": "so"}\n',
-                "holds no text but int",
+                "must hold text, got int",
             ),
-            ("t.jsonl", '{"de": "ja", "en": "yes"}\n{"de": \n{"de": "so", "en": "so"}\n', "line 2 is no JSON object"),
+            (
+                "t.jsonl",
+                '{"de": "ja", "en": "yes"}\n{"de": \n{"de": "so", "en": "so"}\n',
+                "line 2 is not a JSON object",
+            ),
             (
                 "t.jsonl",
                 '{"de": "ja", "en": "yes"}\n[1]\n{"de": "so", "en": "so"}\n',
-                "line 2 is no JSON object but list",
+                "line 2 must be a JSON object, got list",
             ),
             (
                 "t.jsonl",
@@ -169,7 +173,7 @@ class TestTableFile:
     def test_bad_rows(self, tmp_path: Path, name: str, content: str | bytes, problem: str) -> None:
         write(tmp_path / name, content)
         table = TableFile(name, "de", "en")
-        with pytest.raises(ValueError, match=rf"{name}, line .*{problem.removeprefix('line ')}.*bad_lines='skip'"):
+        with pytest.raises(ValueError, match=rf"{name}, line .*{problem.removeprefix('line ')}.*bad_input='skip'"):
             table.read(tmp_path)
         read, problems = skipped(table, tmp_path)
         assert texts(read) == [("ja", "yes"), ("so", "so")]
@@ -178,7 +182,7 @@ class TestTableFile:
 
     def test_a_quote_that_is_never_closed_swallows_nothing_silently(self, tmp_path: Path) -> None:
         write(tmp_path / "t.csv", 'de,en\nja,yes\n"nein,no\nso,so\n')
-        with pytest.raises(ValueError, match="line 3 is no row"):
+        with pytest.raises(ValueError, match="line 3 is not a row"):
             TableFile("t.csv", "de", "en").read(tmp_path)
 
     @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
@@ -189,17 +193,29 @@ class TestTableFile:
 
     def test_json_rows_without_the_column_leave_nothing(self, tmp_path: Path) -> None:
         write(tmp_path / "t.jsonl", '{"de": "ja"}\n')
-        with pytest.raises(ValueError, match="there is no usable pair"):
+        with pytest.raises(ValueError, match="has no usable pair"):
             skipped(TableFile("t.jsonl", "de", "en"), tmp_path)
 
     def test_columns_inside_columns(self, tmp_path: Path) -> None:
         write(tmp_path / "t.jsonl", '{"translation": {"de": "ja", "en": "yes"}, "a.b": "c"}\n')
         assert texts(TableFile("t.jsonl", "translation.de", "a.b").read(tmp_path)) == [("ja", "c")]
 
+    def test_a_column_of_splits(self, tmp_path: Path) -> None:
+        write(tmp_path / "t.csv", "de,en,split,part\nja,yes,validation,TRAIN\nso,so,test,x\n")
+        assert [pair.split for pair in TableFile("t.csv", "de", "en").read(tmp_path)] == ["val", "test"]
+        read, problems = skipped(TableFile("t.csv", "de", "en", split_column="part"), tmp_path)
+        assert [pair.split for pair in read] == ["train"]
+        assert problems == [f"{tmp_path / 't.csv'}, line 3: 'x' is not a split; use train, val or test"]
+
+    def test_a_column_of_splits_by_position(self, tmp_path: Path) -> None:
+        write(tmp_path / "t.tsv", "ja\tyes\ttest\nso\tso\ttrain\n")
+        assert [pair.split for pair in TableFile("t.tsv", 0, 1).read(tmp_path)] == [None, None]
+        assert [pair.split for pair in TableFile("t.tsv", 0, 1, 2).read(tmp_path)] == ["test", "train"]
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("t.csv", "de", 1), "must both be names"),
+            (("t.csv", "de", 1), "must all be names"),
             (("t.xlsx", "de", "en"), r"path='t\.xlsx': a table must end in one of \.csv, \.tsv"),
             (("t.jsonl", 0, 1), "columns of JSON lines have names"),
         ],
@@ -238,5 +254,19 @@ class TestDatasetPairs:
         assert texts(skipped(pairs, Path())[0]) == [("a", "b")]
 
     def test_no_rows(self) -> None:
-        with pytest.raises(ValueError, match="dataset: there is no usable pair"):
+        with pytest.raises(ValueError, match="dataset has no usable pair"):
             DatasetPairs([], "de", "en").read()
+
+
+class TestSplitPairs:
+    def test_every_pair_has_the_split_of_its_source(self) -> None:
+        first, second = ([{"de": word, "en": word}] for word in "ab")
+        pairs = SplitPairs(DatasetPairs(first, "de", "en"), test=DatasetPairs(second, "de", "en"))
+        assert pairs.read() == [TextPair("a", "a", 1, "train"), TextPair("b", "b", 1, "test")]
+
+    def test_root_and_handler_reach_every_source(self, tmp_path: Path) -> None:
+        write(tmp_path / "t.tsv", "de\ten\nja\tyes\n\tno\n")
+        table = TableFile("t.tsv", "de", "en")
+        read, problems = skipped(SplitPairs(table, val=table), tmp_path)
+        assert [pair.split for pair in read] == ["train", "val"]
+        assert len(problems) == 2

@@ -68,7 +68,7 @@ class TestTokenBatchSampler:
         budget = TokenBudget(10**9, True, max_pairs=64)
         [batches] = passes(lengths, budget)
         assert sorted(len(batch) for batch in batches) == [8] + [64] * 78
-        assert TokenBatchSampler(lengths, budget).padding_share() < 0.02
+        assert TokenBatchSampler(lengths, budget).padding_fraction() < 0.02
         ranks = passes(lengths, budget, 3)
         assert [len(batches) for batches in ranks] == [27] * 3
         assert sorted(index for batches in ranks for batch in batches for index in batch) == list(range(5000))
@@ -124,11 +124,11 @@ class TestTokenBatchSampler:
         assert list(sampler) == everything[5:]
         assert len(sampler) == len(everything), "the length is the epoch's, on which Lightning counts"
 
-    def test_padding_share_is_what_the_batches_have(self) -> None:
+    def test_padding_fraction_is_what_the_batches_have(self) -> None:
         lengths = random_lengths()
         sampler = TokenBatchSampler(lengths, TokenBudget(300, True))
-        places = sum(len(batch) * int(lengths[batch].amax(0).sum()) for batch in sampler)
-        assert sampler.padding_share() == pytest.approx(1 - int(lengths.sum()) / places)
+        padded = sum(len(batch) * int(lengths[batch].amax(0).sum()) for batch in sampler)
+        assert sampler.padding_fraction() == pytest.approx(1 - int(lengths.sum()) / padded)
 
     @pytest.mark.skipif(not MULTI30K.is_dir(), reason="the shared data is absent")
     def test_at_most_a_twentieth_is_padding_on_multi30k(self) -> None:
@@ -155,7 +155,7 @@ class TestTokenBatchSampler:
             ((torch.ones(3), TokenBudget()), r"lengths must be \(n, 2\).*got \(3,\)"),
             ((torch.ones(3, 2), TokenBudget(0)), "max_tokens must be 1 or more, got 0"),
             ((torch.ones(3, 2), TokenBudget(max_pairs=0)), "max_pairs must be 1 or more, got 0"),
-            ((torch.ones(3, 2), TokenBudget(), 4), "3 pairs cannot be shared by 4 processes"),
+            ((torch.ones(3, 2), TokenBudget(), 4), "3 pairs are too few for 4 processes"),
         ],
     )
     def test_arguments_are_checked(self, arguments: tuple[Any, ...], message: str) -> None:
@@ -201,7 +201,7 @@ class TestResumableLoader:
         assert first == second
         assert len(first) == len(twice)
 
-    def test_a_place_of_another_epoch_is_left_alone(self) -> None:
+    def test_a_position_of_another_epoch_is_ignored(self) -> None:
         resumed = loader()
         resumed.load_state_dict({"epoch": 4, "batches": 4, "of": len(resumed)})
         assert len(list(resumed)) == len(resumed)

@@ -20,9 +20,9 @@ TEXTS = ["The man's dog sleeps.", "A man sleeps, the dog runs!"]
         lambda: TorchtextTokenizer('{"tokenizer": "basic_english", "language": "en", "words": ["a"]}'),
     ],
 )
-def test_without_torchtext_the_error_says_what_brings_it(ask: object) -> None:
+def test_without_torchtext_the_error_says_how_to_install_it(ask: object) -> None:
     assert callable(ask)
-    with pytest.raises(ImportError, match=r"pip install 'attention-blocks\[torchtext\]' brings it, and torch 2\.3"):
+    with pytest.raises(ImportError, match=r"pip install 'attention-blocks\[torchtext\]' .* torch 2\.3"):
         ask()
 
 

@@ -1,7 +1,8 @@
-"""Features that are computed once: the same training as without, found again where nothing differs, and only there."""
+"""The feature cache: training equals training without it, and files are reused only if nothing differs."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,10 @@ def grids(**arguments: Any) -> DigitGridDataModule:  # noqa: ANN401
 
 
 def captioner(data: DigitGridDataModule) -> Captioner:
-    from lightning_modules import RNNSizes
-    from tests.lightning_modules.conftest import TINY_RESNET
+    from tests.lightning_modules.conftest import CAPTION_RNN
 
     torch.manual_seed(3)
-    return RNNCaptioner(data.target_tokenizer, data.transform, TINY_RESNET, sizes=RNNSizes(8, 16, "lstm"))
+    return RNNCaptioner(data.target_tokenizer, data.transform, partial(CAPTION_RNN, attention=None))
 
 
 def trained(callback: FreezeBackbone, make_trainer: MakeTrainer) -> Captioner:
@@ -77,7 +77,7 @@ def test_batches_carry_what_the_backbone_makes_of_their_images(tmp_path: Path, m
     torch.testing.assert_close(batch.features, system.eval().network.backbone(plain.images))
     assert batch.features.permute(0, 2, 3, 1).is_contiguous()
     assert data.dataset("val")[[0]].features is None
-    # What is trained next may have another backbone.
+    # The next system may have another backbone.
     assert data.dataset("train")[[0]].features is None
 
 
@@ -101,11 +101,11 @@ def test_mirror_images_are_seen_as_often(tmp_path: Path, make_trainer: MakeTrain
     backbone = system.eval().network.backbone
     with torch.no_grad():
         looks = torch.stack([backbone(images), backbone(images.flip(3))])
-    # Which of the two each of the 3 images had, 100 times; 300 throws of a coin lie in these bounds but once in 10^8.
+    # Which of the two each of the 3 images had, 100 times; 300 coin flips are within these bounds but once in 10^8.
     close = torch.stack([torch.isclose(looks, one, atol=1e-5).flatten(2).all(dim=2) for one in seen])
     assert bool((close.sum(dim=1) == 1).all())
     assert 100 < int(close[:, 1].sum()) < 200
-    # Kept on disk for who comes without, and the images come back afterwards.
+    # The files stay for a cache without mirror images, and the images are restored.
     assert data.dataset("train").mirrored_features is None
     make_trainer(callbacks=[CacheFeatures(tmp_path)]).fit(system, data)
     assert len(list(tmp_path.iterdir())) == 2
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_named(content: bytes | str, tmp_path: Path, make_trai
     trained(CacheFeatures(tmp_path), make_trainer)
     [file] = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-100] if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=rf"{file.name} is damaged \(.*\); delete it, and it is made again"):
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged \(.*\); delete it"):
         trained(CacheFeatures(tmp_path), make_trainer)
     file.unlink()
     trained(CacheFeatures(tmp_path), make_trainer)
@@ -191,13 +191,13 @@ def test_what_cannot_be_cached_is_named(
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
         CacheFeatures(batch_size=0)
     trainer = make_trainer(callbacks=[CacheFeatures(tmp_path)])
-    with pytest.raises(ValueError, match="needs a captioner and a DataModule of captioned images, got ViTClassifier"):
+    with pytest.raises(ValueError, match="needs a captioner and a CaptionDataModule, got ViTClassifier"):
         trainer.fit(make_classifier(), make_loader())
     data = grids()
     data.dataset("train").augmentation = (RandomFlip(),)
     warped = grids(augmentation=(RandomFlip(),))
     for changing in (data, warped):
-        with pytest.raises(ValueError, match=r"keeps one look at each image, so give the data augmentation=\[\]"):
+        with pytest.raises(ValueError, match=r"give the data augmentation=\[\]"):
             make_trainer(callbacks=[CacheFeatures(tmp_path)]).fit(captioner(changing), changing)
-    with pytest.raises(ValueError, match="so another FreezeBackbone cannot thaw it; leave one out"):
+    with pytest.raises(ValueError, match="another FreezeBackbone cannot unfreeze"):
         make_trainer(callbacks=[CacheFeatures(tmp_path), FreezeBackbone(1)]).fit(captioner(grids()), grids())

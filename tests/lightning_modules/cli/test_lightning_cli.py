@@ -32,7 +32,7 @@ class Stripes(ClassificationDataModule):
     """A user's own data: stripes across and down."""
 
     def __init__(self, batch_size: int = 8, height: int = 8) -> None:
-        super().__init__(ImageTransform((height, 8), channels=1), batch_size=batch_size, val_share=0.2)
+        super().__init__(ImageTransform((height, 8), channels=1), batch_size=batch_size)
 
     @property
     def class_names(self) -> list[str]:
