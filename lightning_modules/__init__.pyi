@@ -6,6 +6,7 @@ from .backbones.vit import LinearPatchEmbedding, PatchEmbedding, VisionTransform
 from .callbacks.attention_maps import AttentionMapLogger
 from .callbacks.freeze_backbone import FreezeBackbone
 from .callbacks.loss_curve import LossCurve
+from .callbacks.prediction_writer import PredictionWriter
 from .callbacks.start_from import StartFrom
 from .captioning.caption_network import CaptionNetwork
 from .captioning.captioner import Captioner, TrainingReferences
@@ -103,6 +104,7 @@ __all__ = [
     "Objective",
     "Options",
     "PatchEmbedding",
+    "PredictionWriter",
     "RNNCaptionNetwork",
     "RNNCaptioner",
     "RNNEncoder",

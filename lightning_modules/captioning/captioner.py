@@ -129,6 +129,7 @@ class Captioner(TextGenerator):
 
     def on_fit_start(self) -> None:
         """Forgets the n-gram frequencies of another training set."""
+        super().on_fit_start()
         self.__dict__.pop("_frequencies", None)
 
     def length_limit(self, batch: CaptionBatch) -> int:
@@ -141,6 +142,11 @@ class Captioner(TextGenerator):
         nothing = torch.zeros(len(batch), 0, dtype=torch.int64, device=self.device)
         indices = list(range(len(batch)))
         return CaptionBatch(batch, None, nothing, nothing.sum(1), [[] for _ in batch], [""] * len(batch), indices)
+
+    def prediction_records(self, batch: CaptionBatch, predictions: Sequence[str]) -> list[dict[str, object]]:
+        """The caption of each image, and the image's name."""
+        rows = zip(predictions, batch.names, strict=True)
+        return [{"caption": caption, "name": name} for caption, name in rows]
 
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """See :meth:`System.export_inputs`."""

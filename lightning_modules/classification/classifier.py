@@ -131,6 +131,14 @@ class Classifier(System):
         images = batch if isinstance(batch, Tensor) else batch[0]
         return self(images).softmax(dim=-1)
 
+    def prediction_records(self, batch: ImageBatch | Tensor, predictions: Tensor) -> list[dict[str, object]]:
+        """The most probable class of each image and its probability."""
+        probabilities, classes = predictions.max(dim=-1)
+        return [
+            {"label": self.class_names[number], "probability": probability}
+            for number, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
+        ]
+
     def classify(self, images: Sequence[RawImage] | Tensor, top: int = 5) -> list[list[Classification]]:
         """Classifies raw images.
 

@@ -1,84 +1,260 @@
-"""The command line: Lightning's fit, validate, test and predict, and what to do with a trained checkpoint."""
+"""Lightning's commands: fit, validate, test and predict, over any system and any DataModule."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-import datamodules  # noqa: F401 # imported so that recipes can name its classes without their modules
+import datamodules
 import lightning_modules
 from lightning_modules.backbones.pretrained import weights_to_come
-from lightning_modules.cli.commands import COMMANDS, refuse, run_command
-from lightning_modules.cli.recipe_files import expand_config
+from lightning_modules.callbacks.prediction_writer import PredictionWriter
+from lightning_modules.cli.commands import COMMANDS, DEVICE_HELP
+from lightning_modules.cli.devices import trainer_arguments
+from lightning_modules.cli.errors import USER_ERRORS, refuse, user_errors
+from lightning_modules.cli.network_summary import NetworkSummary
+from lightning_modules.cli.parsing import ShortErrors
+from lightning_modules.cli.quiet import quieten
+from lightning_modules.cli.run_report import outputs, print_files, print_fit_report, print_metrics, shown
 from lightning_modules.system.plain import to_plain
 from lightning_modules.system.system import System, read_checkpoint
 
-# What only the data knows, and no recipe says twice.
+# Arguments of systems that are taken from the data, so that no recipe repeats them.
 LINKED = ("num_classes", "class_names", "transform", "source_tokenizer", "target_tokenizer")
 
-EPILOG = "Further commands, each with its own --help: " + ", ".join(f"attention-blocks {name}" for name in COMMANDS)
+EPILOG = """\
+The options that are set most often:
+  --config RECIPE           a recipe by name (attention-blocks recipes lists them) or a YAML file
+  --data.root FOLDER        the folder of the data
+  --trainer.max_epochs 10   passes over the training data
+  --model.lr 3e-4           the learning rate, in place of the optimizer's own
+  --device cuda             cpu, cuda, cuda:1 or mps
+
+--model.ARGUMENT and --data.ARGUMENT set any argument of the system and of the DataModule of the recipe;
+--print_config prints all of them.
+"""
+
+
+class TrainingParser(ShortErrors, LightningArgumentParser):
+    """Lightning's parser, whose errors are short, and through which the errors of constructors pass unchanged."""
+
+    required_hint = "; give --config RECIPE (attention-blocks recipes lists them)"
+
+    def add_instantiator(
+        self,
+        instantiator: Callable[..., Any],
+        class_type: type,
+        subclasses: bool = True,
+        prepend: bool = False,
+    ) -> None:
+        """Adds an instantiator whose errors jsonargparse cannot catch and rephrase; see :func:`constructor_errors`."""
+        super().add_instantiator(_carrying(instantiator), class_type, subclasses=subclasses, prepend=prepend)
+
+
+class _ConstructorError(BaseException):
+    """Carries an error of a constructor through jsonargparse, which rephrases every ``Exception``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _carrying(instantiator: Callable[..., Any]) -> Callable[..., Any]:
+    depth = 0
+
+    @functools.wraps(instantiator)
+    def instantiate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        nonlocal depth
+        depth += 1
+        try:
+            return instantiator(*args, **kwargs)
+        except Exception as error:
+            if depth > 1:  # called by a constructor, which may handle the error
+                raise
+            raise _ConstructorError(error) from error
+        finally:
+            depth -= 1
+
+    return instantiate
+
+
+@contextmanager
+def constructor_errors() -> Iterator[None]:
+    """Lets errors of constructors leave jsonargparse as they were raised: in one line, if they are the user's."""
+    try:
+        yield
+    except _ConstructorError as carrier:
+        if isinstance(carrier.error, USER_ERRORS):
+            refuse(carrier.error)
+        raise carrier.error from None
+    except (MisconfigurationException, *USER_ERRORS) as error:
+        refuse(_one_line(error))
+
+
+@contextmanager
+def trainer_errors() -> Iterator[None]:
+    """Ends the program in one line where Lightning refuses the user's settings during a run."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        refuse(_one_line(error))
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        refuse(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class SystemCLI(LightningCLI):
-    """Lightning's command line over any System and any DataModule, with what the data knows linked to the model."""
+    """Lightning's command line over any System and any DataModule; facts of the data are linked to the system.
+
+    Args:
+        words: as for Lightning; if ``None``, those of the process.
+    """
+
+    def __init__(self, words: Sequence[str] | None) -> None:
+        super().__init__(
+            System,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "attention-blocks"} | {name: _parser_texts(name) for name in self.subcommands()},
+            save_config_kwargs={"overwrite": True},
+            args=None if words is None else list(words),
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links the data's facts to those arguments of the model that bear their names."""
+        """Adds our own options, and links facts of the data to the arguments of the system of the same names."""
+        parser.add_argument("--device", type=str | None, default=None, help=DEVICE_HELP)
+        if "predict" in self.subcommands():
+            help_text = "file for the predictions, one JSON object per row if it ends in .jsonl, else one text per line"
+            parser.add_argument("--out", type=Path | None, default=None, help=help_text)
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", plain_fields, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Reads the words, and the checkpoint that they name, if only to see that it is one."""
+        """Parses the words, and verifies the checkpoint that they name."""
         super().parse_arguments(parser, args)
-        self._asked = self.config[self.config.subcommand].model.init_args.clone()
-        path = self.config[self.config.subcommand].ckpt_path
-        # What is no path is a word of Lightning's, such as "best"; a folder is a checkpoint in several files.
+        command = self.config.subcommand
+        self._asked = self.config[command].model.init_args.clone()
+        path = self.config[command].ckpt_path
+        if path == "best" or (path == "last" and command != "fit"):
+            refuse(f"ckpt_path: {path!r} needs a run in the same process, and {command} trains nothing before it loads "
+                   "the checkpoint; give the path of a .ckpt file, which fit prints when it ends")  # fmt: skip
+        # Anything without a suffix is a word of Lightning's; a folder is a checkpoint in several files.
         if path is not None and Path(path).suffix and not Path(path).is_dir() and "://" not in path:
             with user_errors():
                 read_checkpoint(path)
 
+    def before_instantiate_classes(self) -> None:
+        """Lets errors of all constructors pass through jsonargparse."""
+        self.parser.add_instantiator(_construct, object)
+
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer, and says where a checkpoint overrules what was asked for."""
-        resumes = self.config[self.config.subcommand].ckpt_path is not None
-        model = self.config[self.config.subcommand].model
+        config = self.config[self.subcommand]
+        resumes = config.ckpt_path is not None
         overruled = [
             name
             for name, value in vars(self._asked).items()
-            if resumes and name not in LINKED and value != model.init_args.get(name)
+            if resumes and name not in LINKED and value != config.model.init_args.get(name)
         ]
         if overruled:
             rank_zero_info(
-                f"ckpt_path: the checkpoint's own {', '.join(overruled)} counts, not what the recipe or the command "
-                "line says; the callback StartFrom takes its weights alone"
+                f"ckpt_path: {', '.join(overruled)} of the checkpoint is used, not that of the recipe or the command "
+                "line; the callback StartFrom loads its weights alone"
             )
-        with user_errors(), weights_to_come() if resumes else nullcontext():
+        with constructor_errors(), weights_to_come() if resumes else nullcontext():
             super().instantiate_classes()
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+        """Builds the trainer, on the device asked for."""
+        config = self.config_init[self.subcommand]
+        callbacks = config.trainer.callbacks or []
+        configured = callbacks if isinstance(callbacks, list) else [callbacks]
+        own: list[Any] = []
+        if config.trainer.enable_model_summary is not False and not any(
+            isinstance(c, ModelSummary) for c in configured
+        ):
+            own.append(NetworkSummary())
+        if self.subcommand == "predict":
+            own.append(PredictionWriter(config.out))
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": own}
+        if config.device is not None:
+            kwargs |= trainer_arguments(config.device, config.trainer.devices)
+        return super().instantiate_trainer(**kwargs)
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Ends the program with what our constructors say about their arguments, without all that led there."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        told: BaseException = error
-        while told.__cause__ is not None and _raised_in(told).startswith("jsonargparse"):
-            told = told.__cause__  # what ours says; jsonargparse's wrapping tells of all that it tried besides
-        refuse(told if isinstance(told, (ValueError, FileNotFoundError)) else error)
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Trains, then prints metrics, files and the next commands."""
+        with trainer_errors():
+            self.trainer.fit(**kwargs)
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print_fit_report(self.trainer, self.model)
+
+    def validate(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Evaluates on the validation split, then prints metrics and files."""
+        self._evaluate(self.trainer.validate, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Evaluates on the test split, then prints metrics and files."""
+        self._evaluate(self.trainer.test, **kwargs)
+
+    def predict(self, **kwargs: Any) -> None:  # noqa: ANN401
+        """Writes the predictions to a file, and prints its path."""
+        with trainer_errors(), user_errors():
+            self.trainer.predict(return_predictions=False, **kwargs)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter) and callback.path is not None:
+                print_files({"predictions": shown(callback.path)})
+
+    def _evaluate(self, run: Callable[..., list[Any]], **kwargs: Any) -> None:  # noqa: ANN401
+        with trainer_errors():
+            results = run(verbose=False, **kwargs)
+        if self.trainer.is_global_zero:
+            for metrics in results:
+                print_metrics(metrics)
+            print_files(outputs(self.trainer))
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands, and the arguments of the Trainer's methods that are no options."""
+        evaluation = {"model", "dataloaders", "datamodule", "verbose", "return_predictions"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": evaluation,
+            "test": evaluation,
+            "predict": evaluation,
+        }
 
 
-def _raised_in(error: BaseException) -> str:
-    """The module whose line raised an error."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return str(frames[-1].f_globals.get("__name__", ""))
+def _construct(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    return class_type(*args, **kwargs)
+
+
+def _parser_texts(command: str) -> dict[str, Any]:
+    """Description, usage and epilog of a command's parser."""
+    return {
+        "description": COMMANDS[command].help,
+        "usage": f"attention-blocks {command} --config RECIPE [--trainer.ARGUMENT VALUE] [--model.ARGUMENT VALUE] "
+        "[--data.ARGUMENT VALUE]",
+        "epilog": EPILOG,
+    }
 
 
 def plain_fields(value: object) -> object:
@@ -86,57 +262,27 @@ def plain_fields(value: object) -> object:
     return to_plain(value, "data") if dataclasses.is_dataclass(value) else value
 
 
-def usage(command: str) -> str:
-    """What an error shows, instead of the hundreds of options that ``--help`` explains."""
-    return f"attention-blocks {command} --config RECIPE [--trainer.max_epochs 10] [--model.init_args.… …] [--data.… …]"
-
-
-def main(args: Sequence[str] | None = None) -> SystemCLI | None:
-    """Runs one command, as ``attention-blocks`` and ``python -m lightning_modules`` do.
-
-    Args:
-        args: the words of the command line, the program's name left out; those of the process when left out.
-
-    Returns:
-        The finished command line with its trainer, model and data, after a Lightning command.
-    """
-    words = list(sys.argv[1:] if args is None else args)
-    if words and words[0] in COMMANDS:
-        run_command(words)
-        return None
-    with user_errors():
-        words = expand_config(words)
-    if args is None:
-        # Lightning reads the process's own words, also to start the further processes of a multi-GPU run.
-        sys.argv[1:] = words
-        return lightning_command(None)
-    return lightning_command(words)
-
-
 def lightning_command(words: Sequence[str] | None) -> SystemCLI:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        words: of the command line, with recipes given by their path; those of the process when ``None``.
+        words: of the command line, the command first, with recipes given by their path; if ``None``, those of the
+            process.
 
     Returns:
         The finished command line with its trainer, model and data.
     """
-    for name in lightning_modules.__all__:
-        getattr(lightning_modules, name)  # imports it, so that recipes can name it without its module
-    return SystemCLI(
-        System,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "attention-blocks", "epilog": EPILOG}
-        | {name: {"usage": usage(name)} for name in SystemCLI.subcommands()},
-        save_config_kwargs={"overwrite": True},
-        args=None if words is None else list(words),
-    )
+    command = (sys.argv[1:] if words is None else words)[0]
+    quieten()
+    for package in (lightning_modules, datamodules):
+        for name in package.__all__:
+            getattr(package, name)  # imports it, so that recipes can name it without its module
 
+    class OneCommand(SystemCLI):
+        """Builds the parser of one command, which takes a quarter of the time of all four."""
 
-def console() -> None:
-    """The ``attention-blocks`` command; what :func:`main` returns would be taken for an exit status."""
-    main()
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {command: SystemCLI.subcommands()[command]}
+
+    return OneCommand(words)

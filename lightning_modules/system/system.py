@@ -74,7 +74,7 @@ class System(LightningModule):
             raise ValueError(f"lr must be positive, got {lr}; leave it out for the optimiser's own")
         if not 0.0 < layer_decay <= 1.0:
             raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}; 1 gives every layer the same rate")
-        self.lr = lr
+        self.lr = self._configured_lr = lr
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._layer_decay = layer_decay
@@ -96,6 +96,15 @@ class System(LightningModule):
         """The layers for ``layer_decay``, from the input up; parameters in none of them belong to the head."""
         return []
 
+    def prediction_records(self, batch: Any, predictions: Any) -> list[dict[str, object]]:  # noqa: ANN401
+        """Records of a batch's predictions for a file, one per row; the first value of each is the prediction itself.
+
+        Args:
+            batch: as the data gives it.
+            predictions: as ``predict_step`` returns them, one per row.
+        """
+        return [{"prediction": one.tolist() if isinstance(one, Tensor) else one} for one in predictions]
+
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """Example inputs of the forward pass for tracing, and for each input the names of its dynamic axes.
 
@@ -104,8 +113,14 @@ class System(LightningModule):
         """
         raise ValueError(f"{type(self).__name__} does not define export_inputs(), so it cannot be traced")
 
+    def on_fit_start(self) -> None:
+        """Creates optimiser and schedule again if ``LearningRateFinder`` has changed ``lr`` since."""
+        if self.lr != self._configured_lr:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over the groups of :func:`parameter_groups`, and the schedule, stepped after every batch."""
+        self._configured_lr = self.lr
         groups = parameter_groups(self, self.layers() if self._layer_decay < 1.0 else [], self._layer_decay)
         optimizer = self._optimizer(groups)
         for group in optimizer.param_groups:

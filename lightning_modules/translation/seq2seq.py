@@ -77,6 +77,11 @@ class Seq2Seq(TextGenerator):
         empty = lengths.new_zeros(len(ids))
         return TextBatch(source, lengths, source[:, :0], empty, list(texts), [""] * len(ids), list(range(len(ids))))
 
+    def prediction_records(self, batch: TextBatch, predictions: Sequence[str]) -> list[dict[str, object]]:
+        """The translation of each sentence, and the sentence."""
+        rows = zip(predictions, batch.source_texts, strict=True)
+        return [{"translation": translation, "source": source} for translation, source in rows]
+
     def export_inputs(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, str], ...]]:
         """See :meth:`System.export_inputs`."""
         source = torch.randint(len(self.source_tokenizer), (2, 7))

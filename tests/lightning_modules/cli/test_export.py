@@ -23,6 +23,7 @@ from attention_blocks import (
 from datamodules import BytePair, ImageTransform
 from lightning_modules import (
     RNNSeq2Seq,
+    RNNSizes,
     RNNTranslator,
     System,
     TransformerSeq2Seq,
@@ -64,7 +65,7 @@ def translator(
 def vit() -> ViTClassifier:
     from lightning_modules import VisionTransformer
 
-    return ViTClassifier(3, ImageTransform(8, channels=1), partial(VisionTransformer, patch_size=4, dim=16, depth=1))
+    return ViTClassifier(3, ImageTransform(8, channels=1), partial(VisionTransformer, patches=4, dim=16, depth=1))
 
 
 def needs(form: str) -> None:
@@ -148,7 +149,7 @@ def system_with(**arguments: object) -> TransformerSeq2Seq:
 
 
 def test_an_rnn_cannot_be_traced(tmp_path: Path) -> None:
-    system = RNNSeq2Seq(TOKENIZER, TOKENIZER, partial(RNNTranslator, embedding_dim=8, hidden_dim=8))
+    system = RNNSeq2Seq(TOKENIZER, TOKENIZER, partial(RNNTranslator, sizes=RNNSizes(8, 8)))
     with pytest.raises(ValueError, match=r"RNNSeq2Seq cannot be traced by torch\.export"):
         FORMATS["torch-export"](system, tmp_path)
     assert FORMATS["safetensors"](system, tmp_path).is_file()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import json
 import os
-import runpy
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,14 @@ from attention_blocks import Attention, AttentionOutput, Memory, masked_softmax
 from datamodules import ClassificationDataModule, DigitsDataModule, ImageSource, ImageTransform, TensorImages
 from datamodules.splits import Split
 from lightning_modules import System, ViTClassifier, WarmupCosine
-from lightning_modules.cli.commands import COMMANDS
-from lightning_modules.cli.lightning_cli import SystemCLI
+from lightning_modules.cli.lightning_cli import EPILOG
+from lightning_modules.cli.recipe_files import recipe_names
+from lightning_modules.system.plain import import_object
+
+Refused = Callable[..., None]
 
 if TYPE_CHECKING:
-    from tests.lightning_modules.conftest import Ran, RunCommand, Trained
+    from tests.lightning_modules.conftest import RunCommand, Trained
 
 
 class Stripes(ClassificationDataModule):
@@ -72,6 +77,14 @@ class WithoutFacts(LightningDataModule):
     """A user's own data that says nothing about itself."""
 
 
+class WithABug(LightningDataModule):
+    """A user's own data whose constructor has a bug."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        raise ZeroDivisionError("a bug")
+
+
 class WithoutItsFile(LightningDataModule):
     """A user's own data that says what its parts mean when they fail."""
 
@@ -104,21 +117,6 @@ class Similar(Attention):
     ) -> AttentionOutput:
         weights = masked_softmax(self.sharpness * query @ memory.key.mT, mask)
         return AttentionOutput(weights @ memory.value, weights if need_weights else None)
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["attention-blocks"])  # Lightning warns when it finds pytest's words there
-
-
-def assert_short_error(ran: Ran, *words: str) -> None:
-    assert ran.cli is None
-    assert ran.code == 2
-    assert len(ran.err.splitlines()) <= 15
-    assert "Traceback" not in ran.err
-    for word in words:
-        assert word in ran.err
 
 
 def test_fit_leaves_a_checkpoint_its_configuration_and_the_loss_curve(trained: Trained) -> None:
@@ -197,7 +195,7 @@ model:
   init_args:
     network:
       class_path: VisionTransformer
-      init_args: {{patch_size: 4, dim: 16, depth: 1, attention: {attention}}}
+      init_args: {{patches: 4, dim: 16, depth: 1, attention: {attention}}}
 data: {data}
 """
 
@@ -267,85 +265,188 @@ def test_the_configuration_can_be_printed_and_used(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["printed.yaml"]
 
 
-def test_help_names_the_commands(run_command: RunCommand) -> None:
-    ran = run_command("--help")
-    assert ran.code == 0
-    for command in (*SystemCLI.subcommands(), *COMMANDS):
-        assert command in ran.out
-    assert run_command("fit", "--help").out.startswith("usage: attention-blocks fit --config RECIPE")
-
-
-def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["__main__.py", "recipes"])
-    runpy.run_module("lightning_modules", run_name="__main__")
-    assert "vit_digits" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("words", [["fit", "--config", "vit_digit"], ["test", "--config=vit_digit"]])
-def test_an_unknown_recipe(words: list[str], run_command: RunCommand) -> None:
+def test_an_unknown_recipe(words: list[str], run_command: RunCommand, refused: Refused) -> None:
     ran = run_command(*words)
-    assert_short_error(ran, "no recipe 'vit_digit'; did you mean vit_digits")
-    assert len(ran.err.splitlines()) == 1
+    refused(ran, "no recipe 'vit_digit'; did you mean vit_digits")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.network.init_args.patch_size", "3"], "patch height 3 does not divide image height 8; resize to 6"),
-        (["--model.network.init_args.patch_size", "16"], "image height 8 is smaller than a patch of 16; choose"),
+        (["--model.network.init_args.patches", "3"], "patch height 3 does not divide image height 8; resize to 6"),
+        (["--model.network.init_args.patches", "16"], "image height 8 is smaller than a patch of 16; choose"),
         (["--model.label_smoothing", "1.5"], "label_smoothing must lie in [0, 1), got 1.5"),
         (["--model.network.init_args.attention.init_args.num_heads", "3"], "num_heads (3) must divide query_dim (16)"),
         (["--data.batch_size", "0"], "batch_size must be 1 or more, got 0"),
         (["--data", "ImageFolderDataModule", "--data.root", "/no/such/folder"], "root='/no/such/folder': there is no"),
         (["--data", "ImageFolderDataModule", "--data.root", "."], "root='.' has no class folders"),
-        (["--data", f"{__name__}.WithoutFacts"], "num_classes must be 2 or more to tell classes apart, got None"),
+        (["--data", f"{__name__}.WithoutFacts"], "num_classes must be 2 or more"),
         (["--data", f"{__name__}.WithoutItsFile"], "index: it is broken; make it anew"),
         (["--ckpt_path", "nothing.ckpt"], "checkpoint_path: there is no file 'nothing.ckpt'"),
     ],
 )
 def test_what_our_constructors_refuse_is_one_line(
-    words: list[str], message: str, run_command: RunCommand, tiny_digits: list[str]
+    words: list[str], message: str, run_command: RunCommand, tiny_digits: list[str], refused: Refused
 ) -> None:
     ran = run_command("fit", *tiny_digits, *words)
-    assert_short_error(ran, f"attention-blocks: error: {message}")
-    assert len(ran.err.splitlines()) == 1
+    refused(ran, f"attention-blocks: error: {message}")
 
 
-def test_one_class_only(tmp_path: Path, run_command: RunCommand, tiny_digits: list[str]) -> None:
+def test_one_class_only(tmp_path: Path, run_command: RunCommand, tiny_digits: list[str], refused: Refused) -> None:
     (tmp_path / "photos" / "cats").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "cats" / "1.png")
     ran = run_command("fit", *tiny_digits, "--data", "ImageFolderDataModule", "--data.root", tmp_path / "photos")
-    assert_short_error(ran, "has one class only, 'cats'; there must be two")
+    refused(ran, "has one class only, 'cats'; there must be two")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_a_truncated_checkpoint(
-    command: str, tmp_path: Path, run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+    command: str,
+    tmp_path: Path,
+    run_command: RunCommand,
+    trained: Trained,
+    tiny_digits: list[str],
+    refused: Refused,
 ) -> None:
     whole = trained.checkpoint.read_bytes()
     (tmp_path / "short.ckpt").write_bytes(whole[: len(whole) // 2])
     ran = run_command(command, *tiny_digits, "--ckpt_path", "short.ckpt")
-    assert_short_error(ran, "checkpoint_path: 'short.ckpt' cannot be read as a checkpoint")
-    assert len(ran.err.splitlines()) == 1
+    refused(ran, "checkpoint_path: 'short.ckpt' cannot be read as a checkpoint")
+
+
+VIT = ("fit", "--config", "vit_digits")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "key", "hint"),
     [
-        ([], "subcommand"),
-        (["train"], "train"),
-        (["fit"], "fit.data, fit.model"),
-        (["fit", "--config"], "expected one argument"),
-        (["fit", "--config", "vit_digits", "--trainer.epochs", "3"], "--trainer.epochs"),
-        (["fit", "--config", "vit_digits", "--model.init_args.network.init_args.dimension", "3"], "dimension"),
-        (["fit", "--config", "vit_digits", "--model", "NoSuchModel"], "NoSuchModel"),
-        (["fit", "--config", "vit_digits", "--trainer.max_epochs", "many"], "many"),
+        (["fit"], "data, model", "--config RECIPE"),
+        (["fit", "--config"], "--config", ""),
+        (["fit", "--confg", "vit_digits"], "--confg", "--config"),
+        ([*VIT, "--trainer.max_epoch", "3"], "--trainer.max_epoch;", "--trainer.max_epochs"),
+        ([*VIT, "--trainer.max_epochs", "many"], "--trainer.max_epochs", "expected int or null, got 'many'"),
+        ([*VIT, "--trainer.precision", "half"], "--trainer.precision", "'16-mixed'"),
+        ([*VIT, "--model.init_args.lrr", "3"], "ViTClassifier has no argument 'lrr'", "did you mean lr?"),
+        ([*VIT, "--model.network.dpth", "3"], "VisionTransformer has no argument 'dpth'", "depth"),
+        ([*VIT, "--model.network.attention.num_hads", "3"], "SelfAttention has no argument 'num_hads'", "num_heads"),
+        ([*VIT, "--model.optimizer.lrr", "3"], "AdamW has no argument 'lrr'", "did you mean lr?"),
+        ([*VIT, "--data.batch_sizes", "3"], "DigitsDataModule has no argument 'batch_sizes'", "batch_size"),
+        ([*VIT, "--model", "VitClassifier"], "--model: there is no class or function 'VitClassifier'", "ViTClassifier"),
+        ([*VIT, "--model.network", "VisionTransfomer"], "--model.network: ", "VisionTransformer"),
+        ([*VIT, "--model.network", "nothing.Network"], "--model.network: ", "no module 'nothing'"),
+        ([*VIT, "--trainer.callbacks+", "ErlyStopping"], "--trainer.callbacks: ", "EarlyStopping"),
+        ([*VIT, "--data", "torch.nn.Linear"], "--data: ", "subclass of LightningDataModule"),
+        ([*VIT, "--config", "wrong.yaml"], "label_smothing", "label_smoothing"),
+        ([*VIT, "--config", "trainer.yaml"], "trainer.max_epoch'", "trainer.max_epochs"),
+        ([*VIT, "--config", "class.yaml"], "'ViTClassifer'", "ViTClassifier"),
+        ([*VIT, "--config", "section.yaml"], "modl", "model"),
+        ([*VIT, "--config", "syntax.yaml"], "config", "line 2"),
     ],
 )
-def test_wrong_words_get_a_short_answer(words: list[str], message: str, run_command: RunCommand) -> None:
-    assert_short_error(run_command(*words), message, "usage: attention-blocks")
+def test_a_wrong_word_is_named_with_its_near_matches(
+    words: list[str], key: str, hint: str, tmp_path: Path, run_command: RunCommand, refused: Refused
+) -> None:
+    for name, text in {
+        "wrong": "model: {init_args: {label_smothing: 0.1}}",
+        "trainer": "trainer: {max_epoch: 3}",
+        "class": "model: {class_path: lightning_modules.ViTClassifer}",
+        "section": "modl: {class_path: lightning_modules.ViTClassifier}",
+        "syntax": "trainer: [",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    refused(run_command(*words), key, hint)
 
 
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_best_checkpoint_of_no_run_is_refused(
+    command: str, run_command: RunCommand, tiny_digits: list[str], refused: Refused
+) -> None:
+    refused(run_command(command, *tiny_digits, "--ckpt_path", "best"), "ckpt_path: 'best'", ".ckpt")
+
+
+def test_early_stopping_stops_or_names_the_metrics_that_there_are(
+    run_command: RunCommand, tiny_digits: list[str]
+) -> None:
+    words = ("--trainer.callbacks+", "EarlyStopping", "--trainer.max_epochs", "3")
+    ran = run_command("fit", *tiny_digits, *words, "--trainer.callbacks.monitor", "val/los")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].startswith("attention-blocks: error: ")
+    for word in ("`val/los`", "`val/loss`"):
+        assert word in ran.err.splitlines()[-1]
+    stopping = ("--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.patience", "1")
+    ran = run_command("fit", *tiny_digits, *words, *stopping, "--trainer.callbacks.min_delta", "100.0")
+    assert ran.cli is not None
+    assert ran.cli.trainer.current_epoch == 2
+
+
+def test_the_learning_rate_is_one_option(run_command: RunCommand, tiny_digits: list[str]) -> None:
+    ran = run_command("fit", *tiny_digits, "--model.lr", "0.25", "--model.lr_scheduler", "null")
+    assert ran.cli is not None
+    assert {group["lr"] for group in ran.cli.trainer.optimizers[0].param_groups} == {0.25}
+    assert "--model.lr" in run_command("fit", "--help").out.partition("Options")[0] + EPILOG
+
+
+def test_the_learning_rate_finder_sets_it(run_command: RunCommand, tiny_digits: list[str]) -> None:
+    finder = ("--trainer.callbacks+", "LearningRateFinder", "--trainer.callbacks.num_training_steps", "30")
+    never = ("--trainer.callbacks.early_stop_threshold", "null", "--trainer.limit_train_batches", "30")
+    ran = run_command("fit", *tiny_digits, *finder, *never)
+    assert ran.cli is not None
+    assert ran.cli.model.lr is not None
+    schedule = ran.cli.trainer.lr_scheduler_configs[0].scheduler
+    assert isinstance(schedule, WarmupCosine)
+    assert schedule.base_lrs == pytest.approx([ran.cli.model.lr] * len(schedule.base_lrs))
+    assert schedule.last_epoch == ran.cli.trainer.global_step == 30
+
+
+def test_a_constructors_bug_keeps_its_traceback(run_command: RunCommand, tiny_digits: list[str]) -> None:
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_command("fit", *tiny_digits, "--data", f"{__name__}.WithABug")
+
+
+def test_one_device_flag_for_all(run_command: RunCommand, tiny_digits: list[str], refused: Refused) -> None:
+    words = [word for word in tiny_digits if word not in ("--trainer.accelerator", "cpu")]
+    ran = run_command("fit", *words, "--device", "cpu")
+    assert ran.cli is not None
+    assert ran.cli.trainer.strategy.root_device == torch.device("cpu")
+    assert ran.cli.trainer.num_devices == 1
+    refused(run_command("test", *words, "--device", "cuda:99"), "device", "'cuda:99'")
+
+
+def test_predictions_are_written_and_their_file_is_named(
+    tmp_path: Path, run_command: RunCommand, trained: Trained, tiny_digits: list[str]
+) -> None:
+    ran = run_command("predict", *tiny_digits, "--ckpt_path", trained.checkpoint, "--out", "deep/labels.txt")
+    assert ran.cli is not None
+    assert str(Path("deep") / "labels.txt") in ran.out
+    images, _ = next(iter(ran.cli.datamodule.predict_dataloader()))
+    wanted = [guesses[0].label for guesses in trained.model.classify(images, top=1)]
+    assert (tmp_path / "deep" / "labels.txt").read_text().splitlines() == wanted
+    ran = run_command("predict", *tiny_digits, "--ckpt_path", trained.checkpoint)
+    assert ran.cli is not None
+    assert ran.cli.trainer.log_dir is not None
+    written = Path(ran.cli.trainer.log_dir) / "predictions.jsonl"
+    assert str(written) in ran.out
+    assert [json.loads(line)["label"] for line in written.read_text().splitlines()] == wanted
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_printed_configuration_names_no_file_of_ours(name: str, run_command: RunCommand) -> None:
+    recipes = ["captioner_attention_flickr8k", name] if name == "self_critical" else [name]
+    settings = [word for recipe in recipes for word in ("--config", recipe)]
+    if name == "self_critical":
+        Path("none.ckpt").touch()
+        settings += ["--trainer.callbacks.checkpoint", "none.ckpt"]
+    ran = run_command("fit", *settings, "--print_config")
+    assert ran.code == 0, ran.err
+    paths = re.findall(r"(?:attention_blocks|datamodules|lightning_modules)(?:\.\w+)+", ran.out)
+    assert paths
+    for path in paths:
+        assert path.count(".") == 1, path
+        assert not inspect.ismodule(import_object(path)), path
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
 def test_two_processes_find_the_weights_of_one_on_the_same_global_batches(
     tmp_path: Path, run_command: RunCommand
@@ -386,6 +487,7 @@ def test_two_processes_find_the_weights_of_one_on_the_same_global_batches(
         torch.testing.assert_close(two.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
 def test_two_processes_run_a_recipe_with_its_callbacks(tmp_path: Path) -> None:
     """Averaged weights, the loss curve and the maps: what every recipe has."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_modules.cli.recipe_files import RECIPES, describe, expand_config, find_recipe, recipe_names
+from lightning_modules.cli.recipe_files import FACTS, RECIPES, expand_config, find_recipe, recipe_head, recipe_names
 
 
 def test_the_recipes_that_ship_are_found_by_bare_name() -> None:
@@ -17,18 +17,33 @@ def test_the_recipes_that_ship_are_found_by_bare_name() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_says_what_it_trains_and_how_to_run_it(name: str) -> None:
-    text = find_recipe(name).read_text(encoding="utf-8")
-    assert describe(name)
-    assert text.startswith(f"# {describe(name)}\n")
-    settings = yaml.safe_load(text)
-    if "data" not in settings:  # laid over another, whose data it takes
-        assert re.search(rf"attention-blocks fit --config [a-z]\w+ --config {name}", text)
+def test_every_recipe_states_its_facts_and_how_to_run_it(name: str) -> None:
+    head = recipe_head(name)
+    assert re.fullmatch(r"[A-Z].{30,}\.", head.description)
+    assert list(head.facts) == list(FACTS)
+    assert head.facts["family"] in ("classification", "translation", "captioning")
+    assert all(head.facts.values())
+    settings = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))
+    usage = "\n".join(head.usage)
+    if "data" not in settings:  # used on top of another recipe, whose data it takes
+        assert re.search(rf"attention-blocks fit --config [a-z]\w+ --config {name}", usage)
         return
-    assert f"attention-blocks fit --config {name}" in text
+    assert f"attention-blocks fit --config {name}" in usage
     assert settings.keys() >= {"seed_everything", "trainer", "model", "data"}
-    # What the data knows is linked, never typed.
+    # Facts of the data are linked, never typed.
     assert not settings["model"]["init_args"].keys() & {"num_classes", "class_names", "transform"}
+
+
+def test_a_head_without_a_fact_is_an_error(tmp_path: Path) -> None:
+    head = "# Trains something.\n# family: classification\n# data: photos\n#   of dogs\n# reaches: 99 %\n"
+    (tmp_path / "mine.yaml").write_text(head)
+    with pytest.raises(ValueError, match=r"mine.yaml: .* lacks time;"):
+        recipe_head(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text(head + "# time: an hour\n#\n# Run it.\n#\ntrainer:\n# a comment\n")
+    found = recipe_head(str(tmp_path / "mine.yaml"))
+    assert found.description == "Trains something."
+    assert found.facts == {"family": "classification", "data": "photos of dogs", "time": "an hour", "reaches": "99 %"}
+    assert found.usage == ["Run it."]
 
 
 def test_a_path_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
