@@ -14,6 +14,7 @@ from datamodules import ImageTransform
 from lightning_modules import SmallResNet
 
 
+@pytest.mark.slow
 def test_runs_what_is_missing_and_prints_the_table(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,7 +108,8 @@ def test_captions_are_exact_or_not() -> None:
 
 
 def test_without_attention_there_is_nothing_to_look_at() -> None:
-    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, sizes=RNNSizes(8, 16))
+    network = partial(RNNCaptionNetwork, sizes=RNNSizes(8, 16))
+    system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, network)
     looks = measure(system, DATA)
     assert not looks.words
     assert math.isnan(looks.share(looks.right))

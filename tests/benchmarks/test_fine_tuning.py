@@ -22,6 +22,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "lite0.safetensors"
 
 
+@pytest.mark.slow
 def test_runs_what_is_missing_and_prints_the_table(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

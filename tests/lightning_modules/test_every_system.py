@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -58,6 +58,8 @@ from lightning_modules.backbones.vit import vit_attention
 from lightning_modules.cli.recipe_files import find_recipe, recipe_names
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from tests.lightning_modules.conftest import MakeTrainer, RunCommand
 
 
@@ -282,6 +284,11 @@ def systems() -> list[type[System]]:
 EVERY_SYSTEM = pytest.mark.parametrize("cls", systems(), ids=lambda cls: cls.__name__)
 
 
+def slow_except(fast: object, everything: Iterable[object]) -> list[ParameterSet]:
+    """Parameters of a test of which one case is enough for daily work."""
+    return [pytest.param(each, marks=() if each == fast else pytest.mark.slow) for each in everything]
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -345,7 +352,7 @@ def test_it_trains_on_a_gpu_and_says_the_same_there(
     torch.testing.assert_close(found.cpu(), wanted, rtol=2e-3, atol=2e-3)
 
 
-@EVERY_SYSTEM
+@pytest.mark.parametrize("cls", slow_except(ViTClassifier, systems()), ids=lambda cls: cls.__name__)
 def test_it_trains_tests_predicts_and_loads_from_the_command_line(
     cls: type[System], tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -493,7 +500,7 @@ def config_of(name: str) -> str:
     return f"{name}.yaml"
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", slow_except("vit_digits", WHOLE))
 def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     words = ("--config", config_of(name), *QUICK, *data_for(name))
     fitted = run_command("fit", *words)
@@ -508,6 +515,7 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCo
     assert_loads_alone(checkpoint, fitted.cli.model, fitted.cli.model.export_inputs()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAID_OVER)
 def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     [base] = re.findall(rf"--config (\w+) --config {name}", find_recipe(name).read_text())
@@ -522,7 +530,7 @@ def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, 
     assert "train/reward" in second.cli.trainer.callback_metrics
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if name not in WITHOUT_ATTENTION])
+@pytest.mark.parametrize("name", slow_except("vit_digits", [one for one in WHOLE if one not in WITHOUT_ATTENTION]))
 def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     """On the digits enlarged or on numbers, so that every recipe can be tried on every machine."""
     recipe = recipe_of(name)
@@ -536,7 +544,7 @@ def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, 
     if recipe["model"]["class_path"].endswith("Captioner"):
         recipe["data"] = {"class_path": "DigitGridDataModule"}
         words = (*GRIDS, "--data.cell_size", str(patch_of(recipe, 16)))
-    elif "patch_size" in network or "backbone" in recipe["model"]["init_args"]:
+    elif recipe["model"]["class_path"].endswith("Classifier"):
         size = 2 * patch_of(recipe, 4)
         recipe["data"] = {"class_path": "DigitsDataModule", "init_args": {"image_size": size, "batch_size": 8}}
     else:

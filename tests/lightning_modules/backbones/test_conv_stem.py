@@ -120,6 +120,7 @@ def test_a_classifier_of_it_shows_where_it_looked() -> None:
     assert model.layers()[0].get_parameter("0.proj.weight") is model.network.get_parameter("patches.proj.weight")
 
 
+@pytest.mark.slow
 def test_it_compiles_and_exports() -> None:
     model, images = network(), torch.randn(2, 2, 16, 16)
     torch._dynamo.reset()

@@ -277,6 +277,7 @@ def test_an_attention_of_another_size() -> None:
         network(attention=lambda query_dim, key_dim: DistanceAttention(query_dim, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_it_compiles_whole(pool: str) -> None:
     torch._dynamo.reset()
@@ -295,6 +296,7 @@ def test_it_exports_with_any_batch_size() -> None:
         torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_exports_with_any_batch_size_while_gradients_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lightning_modules.backbones.vit, "CPU_TOKENS", 8)
     model = network()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from lightning import LightningModule
+from torch.optim import SGD
 
 from datamodules import ImageTransform
 from lightning_modules import Captioner, Likelihood, SelfCritical, StartFrom, VisionTransformer, ViTClassifier
@@ -27,6 +28,7 @@ CRITICAL = ("--model.objective", "SelfCritical", "--model.objective.samples", "2
 SLOWLY = ("--model.optimizer.init_args.lr", "1e-9")
 
 
+@pytest.mark.slow
 def test_another_objective_and_rate_from_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand
 ) -> None:
@@ -47,6 +49,7 @@ def test_another_objective_and_rate_from_the_same_weights(
         torch.testing.assert_close(second.cli.model.get_parameter(name), value, rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_resuming_a_checkpoint_logs_the_arguments_that_it_overrules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,6 +86,22 @@ def test_a_resumed_run_has_its_own_weights(
     found = again(paths[0], StartFrom(paths[1]))
     for name, value in ViTClassifier.load_from_checkpoint(paths[0]).named_parameters():
         assert torch.equal(found.get_parameter(name), value), name
+
+
+def test_a_training_starts_from_the_weights_alone(
+    tmp_path: Path, make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
+) -> None:
+    first, trainer = make_classifier(), make_trainer(max_epochs=2)
+    trainer.fit(first, make_loader())
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    second = make_classifier(label_smoothing=0.25, optimizer=partial(SGD, lr=0.0))
+    trainer = make_trainer(max_epochs=1, callbacks=[StartFrom(tmp_path / "first.ckpt")])
+    trainer.fit(second, make_loader())
+    for name, value in first.named_parameters():
+        assert torch.equal(second.get_parameter(name), value), name
+    assert isinstance(trainer.optimizers[0], SGD)
+    assert second.hparams["label_smoothing"] == 0.25
+    assert trainer.global_step == 2  # counted from 0
 
 
 def test_refuses_another_network_or_other_classes(

@@ -109,6 +109,7 @@ def test_loading_a_checkpoint_does_not_read_the_trained_weights_again(
     torch.testing.assert_close(loaded.predict(x), model.cpu().predict(x))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_tested_without_the_weights_that_it_started_from(
     run_command: RunCommand, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:

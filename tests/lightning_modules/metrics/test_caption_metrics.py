@@ -311,6 +311,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
 def test_two_processes_have_the_scores_of_the_whole(tmp_path: Path) -> None:
     hypotheses, references = made_corpus(20, seed=0)

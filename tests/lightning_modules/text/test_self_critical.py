@@ -64,8 +64,8 @@ def test_the_self_critical_loss_is_its_papers_formula(
     torch.testing.assert_close(loss.detach(), torch.tensor(total / words), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("baseline", ["others", pytest.param("greedy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_self_critical_training_raises_the_score_of_what_is_drawn(
     baseline: Literal["others", "greedy"],
     seed: int,

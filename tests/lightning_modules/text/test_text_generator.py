@@ -212,6 +212,7 @@ json.dump({**metrics, "processes": trainer.world_size}, open("found.json", "w"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch cannot run several processes")
 def test_two_processes_log_the_scores_of_the_whole_set(

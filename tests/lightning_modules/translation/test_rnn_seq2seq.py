@@ -81,6 +81,7 @@ def test_the_default_network_is_bahdanaus(make_translator: MakeTranslator) -> No
     assert system.network.encoder.embedding.num_embeddings == len(system.source_tokenizer)
     assert system.network.decoder.embedding.num_embeddings == len(system.target_tokenizer)
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", [Word(), TorchtextWords()], ids=["word", "torchtext"])
 def test_it_learns_to_translate_sentences_it_never_saw(trainer: TokenizerTrainer, tmp_path: Path) -> None:
     """Counting in another language, backwards, so that it must look at the right word."""

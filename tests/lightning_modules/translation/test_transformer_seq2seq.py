@@ -131,6 +131,7 @@ trainer: {accelerator: cpu, fast_dev_run: true, enable_progress_bar: false, enab
 """
 
 
+@pytest.mark.slow
 def test_rotary_positions_can_be_asked_for_in_a_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand
 ) -> None:
