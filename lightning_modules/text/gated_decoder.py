@@ -1,4 +1,4 @@
-"""The decoder of Show, Attend and Tell: how much of what was looked at counts depends on the state."""
+"""Decoder of Show, Attend and Tell: the context is gated by the state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.text.rnn_text_decoder import BahdanauDecoder, RNNMemory, 
 
 
 class GatedDecoder(BahdanauDecoder):
-    """A :class:`BahdanauDecoder` whose context is gated: words such as "of" need no look at the image.
+    """:class:`BahdanauDecoder` whose context is multiplied by a gate, as words such as "of" need no image.
 
     ::
 
@@ -21,7 +21,13 @@ class GatedDecoder(BahdanauDecoder):
         s_t = rnn([y_{t-1}; c_t], s_{t-1})
         readout_t = tanh(W [s_t; c_t; y_{t-1}])
 
-    All arguments are those of :class:`BahdanauDecoder`.
+    Args:
+        vocab_size: V.
+        memory_dim: D_k, features of each source position.
+        summary_dim: F, features of the source's summary.
+        sizes: of the RNN.
+        attention: creates the attention as ``attention(H, D_k)``.
+        tie_embeddings: the output layer uses the embedding's weights.
 
     References:
         Xu et al. 2015, "Show, Attend and Tell", section 4.2.1 (the gating scalar).
@@ -47,9 +53,9 @@ class GatedDecoder(BahdanauDecoder):
         super().__init__(vocab_size, memory_dim, summary_dim, sizes, attention=attention, tie_embeddings=tie_embeddings)
         self.gate = Linear(sizes.hidden_dim, 1)
 
-    def look(
+    def attend(
         self, query: Tensor, memory: RNNMemory, position: Tensor, *, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The gated context of each hypothesis, (B, K, D_v), and where it looked, as if the gate were open."""
-        context, weights = super().look(query, memory, position, need_weights=need_weights)
+        """Gated context of each hypothesis, (B, K, D_v), and its attention weights before the gate."""
+        context, weights = super().attend(query, memory, position, need_weights=need_weights)
         return torch.sigmoid(self.gate(query)) * context, weights

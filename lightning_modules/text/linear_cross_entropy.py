@@ -1,4 +1,4 @@
-"""Output map and cross-entropy in one, so that the logits of a whole batch never stand in memory."""
+"""Fused linear layer and cross-entropy, without the logits of a whole batch in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from attention_blocks.kernels import autocast_dtype
 
-# So many logits at a time: on a CPU 16 MiB of float32, which a last-level cache holds; elsewhere enough for large
-# matrix products.
+# Logits per chunk: on a CPU 16 MiB of float32, which fits a last-level cache; elsewhere enough for large products.
 CPU_CHUNK, CHUNK = 2**22, 2**27
 
 
 class _LinearCrossEntropy(Function):
-    """The loss, and in the same pass its gradients: what a logit leads to is known as soon as it is."""
+    """Loss and gradients in one pass over the logits, chunk by chunk."""
 
     @staticmethod
     def forward(
@@ -28,48 +27,50 @@ class _LinearCrossEntropy(Function):
         labels: Tensor,
         smoothing: float,
     ) -> Tensor:
-        """Sum of the losses."""
+        """Sum of the losses of M labels, a scalar."""
         vocabulary = weight.size(0)
         rows = max(1, (CPU_CHUNK if features.device.type == "cpu" else CHUNK) // vocabulary)
-        wanted = any(ctx.needs_input_grad[:3])
+        needs_grad = any(ctx.needs_input_grad[:3])
         loss = features.new_zeros((), dtype=torch.float32)
-        grads = [torch.zeros_like(features), torch.zeros_like(weight), weight.new_zeros(vocabulary)] if wanted else []
-        # All parts are made where the first was: new memory costs a CPU more than the products that fill it.
-        logits = features.new_empty(min(rows, len(labels)), vocabulary)
+        grads: list[Tensor] = []
+        if needs_grad:
+            grads = [torch.zeros_like(features), torch.zeros_like(weight), weight.new_zeros(vocabulary)]
+        # One buffer for all chunks: on a CPU, allocating memory costs more than computing the logits.
+        logits = features.new_empty(min(rows, len(labels)), vocabulary)  # (rows, V)
         lower = torch.finfo(logits.dtype).bits < 32
         wide = torch.empty_like(logits, dtype=torch.float32) if lower else logits
         for start in range(0, len(labels), rows):
-            x, label = features[start : start + rows], labels[start : start + rows, None]
-            part, share = logits[: len(x)], wide[: len(x)]
+            x, label = features[start : start + rows], labels[start : start + rows, None]  # (rows, R), (rows, 1)
+            chunk, wide_chunk = logits[: len(x)], wide[: len(x)]  # (rows, V) each
             if bias is None:
-                torch.mm(x, weight.t(), out=part)
+                torch.mm(x, weight.t(), out=chunk)
             else:
-                torch.addmm(bias, x, weight.t(), out=part)
+                torch.addmm(bias, x, weight.t(), out=chunk)
             if lower:
-                share.copy_(part)
-            # In place: each logit is written once, after all of its row were read.
-            torch.ops.aten._log_softmax.out(share, 1, False, out=share)
-            loss -= ((1.0 - smoothing) * share.gather(1, label).sum()).float()
+                wide_chunk.copy_(chunk)
+            # In place is safe: the kernel writes a row only after it has read it.
+            torch.ops.aten._log_softmax.out(wide_chunk, 1, False, out=wide_chunk)
+            loss -= ((1.0 - smoothing) * wide_chunk.gather(1, label).sum()).float()
             if smoothing:
-                loss -= (smoothing / vocabulary * share.sum()).float()
-            if wanted:
-                # d loss / d logits: the probabilities less the smoothed target.
-                share.exp_()
+                loss -= (smoothing / vocabulary * wide_chunk.sum()).float()
+            if needs_grad:
+                # d loss / d logits = probabilities - smoothed target, (rows, V)
+                wide_chunk.exp_()
                 if smoothing:
-                    share.sub_(smoothing / vocabulary)
-                share.scatter_add_(1, label, torch.full_like(label, smoothing - 1.0, dtype=share.dtype))
+                    wide_chunk.sub_(smoothing / vocabulary)
+                wide_chunk.scatter_add_(1, label, torch.full_like(label, smoothing - 1.0, dtype=wide_chunk.dtype))
                 if lower:
-                    part.copy_(share)
-                torch.mm(part, weight, out=grads[0][start : start + rows])
-                grads[1].addmm_(part.t(), x)
-                grads[2].add_(part.sum(dim=0))
+                    chunk.copy_(wide_chunk)
+                torch.mm(chunk, weight, out=grads[0][start : start + rows])  # (rows, R)
+                grads[1].addmm_(chunk.t(), x)  # (V, R)
+                grads[2].add_(chunk.sum(dim=0))  # (V,)
         ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """What forward prepared, times what comes from above."""
+        """Gradients from the forward pass, times the upstream gradient."""
         features, weight, bias = (grad.mul_(upstream.to(grad.dtype)) for grad in ctx.saved_tensors)
         return features, weight, bias if ctx.needs_input_grad[2] else None, None, None
 
@@ -77,22 +78,24 @@ class _LinearCrossEntropy(Function):
 def linear_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """``F.cross_entropy(F.linear(features, weight, bias), labels, label_smoothing=…)``, a mean over the labels.
+    """``F.cross_entropy(F.linear(features, weight, bias), labels, label_smoothing=…)`` with less memory.
 
-    The logits are made a cache-sized part at a time, and turned into the loss and into gradients where they stand; a
-    batch of 4,096 tokens and a vocabulary of 10,000 would otherwise carry 160 MB of them through memory, several
-    times. Gradients come out once, so there are no gradients of gradients.
+    Logits are computed in chunks of the size of a cache, each of which is turned into loss and gradients at once.
+    Second derivatives are not available.
 
     Args:
         features: (M, R).
         weight: (V, R).
         bias: (V,), or ``None``.
         labels: (M,) int64.
-        label_smoothing: share of each target that is spread over the vocabulary.
+        label_smoothing: fraction of each target's probability that is spread over the vocabulary.
+
+    Returns:
+        Mean loss over the labels, a scalar.
 
     References:
-        Hsu et al. 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training" (the loss in parts, its gradients at
-        once); Szegedy et al. 2016, "Rethinking the Inception Architecture" (label smoothing).
+        Hsu et al. 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training" (chunked
+        loss with its gradients); Szegedy et al. 2016, "Rethinking the Inception Architecture" (label smoothing).
 
     Example:
         >>> features, weight, bias = torch.randn(6, 4), torch.randn(9, 4), torch.randn(9)

@@ -1,4 +1,4 @@
-"""One step of a recurrent network, by plain linear maps."""
+"""One step of an RNN, by linear functions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from attention_blocks.kernels import dropout, linear
 
 
 def recurrent_step(rnn: nn.RNNBase, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What ``rnn`` makes of one place, with its own weights.
-
-    On CPUs torch's call for whole sequences takes up to twice as long to train step by step; and these maps are among
-    those that :func:`attention_blocks.kernels.unrolled` is about.
+    """One step of an RNN: the same result as ``rnn`` on a sequence of length 1.
 
     Args:
-        rnn: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with tanh, of one direction.
-        x: (B, D).
-        hidden: the state's components, h and for an LSTM c, (B, depth, H) each.
+        rnn: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with tanh, in one direction.
+        x: input, (B, D).
+        hidden: components of the state, h and for an LSTM c, (B, depth, H) each.
 
     Returns:
-        The last layer's h, (B, H), and the state's components after the step.
+        h of the last layer, (B, H), and the components of the state after the step, (B, depth, H) each.
 
     Example:
         >>> rnn, x, hidden = nn.GRU(3, 4, batch_first=True), torch.randn(2, 3), torch.randn(2, 1, 4)
@@ -30,13 +27,15 @@ def recurrent_step(rnn: nn.RNNBase, x: Tensor, hidden: tuple[Tensor, ...]) -> tu
         >>> torch.allclose(found, rnn(x[:, None], hidden.transpose(0, 1))[0][:, 0], atol=1e-6)
         True
     """
+    # On CPUs, calling rnn for each step is up to twice as slow in training, and attention_blocks.kernels.unrolled can
+    # join the weight gradients of these products.
     cell = _CELLS[type(rnn)]
     after: list[tuple[Tensor, ...]] = []
     for layer, (input_weight, hidden_weight, *biases) in enumerate(rnn.all_weights):
         if layer:
             x = dropout(x, rnn.dropout, rnn.training)
-        state = tuple(part[:, layer] for part in hidden)
-        of_input = linear(x, input_weight, biases[0] if biases else None)
+        state = tuple(part[:, layer] for part in hidden)  # (B, H) each
+        of_input = linear(x, input_weight, biases[0] if biases else None)  # (B, gates · H)
         of_hidden = linear(state[0], hidden_weight, biases[1] if biases else None)
         after.append(cell(of_input, of_hidden, *state))
         x = after[-1][0]

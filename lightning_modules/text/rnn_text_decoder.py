@@ -1,4 +1,4 @@
-"""Text decoders made of a recurrent network: without attention, with Bahdanau's, with Luong's."""
+"""RNN text decoders: without attention, with Bahdanau's, with Luong's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attention_blocks.kernels import Linear, dropout, unrolled
 from lightning_modules.generation.decoder import DecodingState, StepOutput
 from lightning_modules.plots.rollout import mean_over_heads
 from lightning_modules.text.recurrent_cells import recurrent_step
-from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_map, sampled
+from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_layer, sampled
 
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -22,17 +22,17 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "ls
 
 @dataclasses.dataclass(frozen=True)
 class RNNSizes:
-    """What the two sides of an RNN encoder-decoder have in common.
+    """Sizes of an RNN, for both sides of an encoder-decoder.
 
     Args:
-        embedding_dim: D, features of a token's vector.
-        hidden_dim: H, features of a decoder's state, and of each place of an encoder's sequence.
+        embedding_dim: D, features of a token vector.
+        hidden_dim: H, features of a decoder's state and of each position of an encoder's sequence.
         cell: "rnn" (tanh), "gru" or "lstm".
-        depth: layers of the recurrent network.
-        dropout: share dropped of the embeddings, between layers, and of the readout.
+        depth: number of layers.
+        dropout: rate of dropout on embeddings, between layers and on the readout.
 
     Raises:
-        ValueError: an unknown cell, a size that is not positive, dropout outside [0, 1).
+        ValueError: an unknown cell, a size that is not positive, or ``dropout`` outside [0, 1).
     """
 
     embedding_dim: int = 256
@@ -55,7 +55,7 @@ class RNNSizes:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     def rnn(self, input_dim: int, hidden_dim: int, *, bidirectional: bool = False) -> nn.RNNBase:
-        """A recurrent network of these, batch first."""
+        """Creates an RNN of these sizes, batch first."""
         between = self.dropout if self.depth > 1 else 0.0
         return CELLS[self.cell](
             input_dim, hidden_dim, self.depth, batch_first=True, dropout=between, bidirectional=bidirectional
@@ -63,7 +63,7 @@ class RNNSizes:
 
     @property
     def components(self) -> int:
-        """Tensors that a state consists of: h, and for an LSTM c."""
+        """Number of tensors of a state: h, and for an LSTM c."""
         return 2 if self.cell == "lstm" else 1
 
 
@@ -71,26 +71,26 @@ _SIZES = RNNSizes()
 
 
 class RNNMemory(NamedTuple):
-    """What an RNN decoder keeps of its source, one row a sentence.
+    """Source of an RNN decoder, with B rows.
 
     Attributes:
-        attended: as the attention projects it; ``None`` without attention.
-        mask: True = may attend, (B, 1, T_k), or ``None``.
-        summary: the bridged source, (B, 1, H), that a decoder without attention sees at every step; else ``None``.
+        projected: the source, projected by the attention; ``None`` without attention.
+        mask: boolean, True = may attend, (B, 1, T_k), or ``None``.
+        summary: first state, (B, 1, H), for a decoder without attention that reads it at every step; else ``None``.
     """
 
-    attended: Memory | None
+    projected: Memory | None
     mask: Tensor | None
     summary: Tensor | None
 
 
 class RNNState(NamedTuple):
-    """What an RNN decoder knows of each hypothesis, one row each.
+    """State of an RNN decoder's hypotheses, with B K rows.
 
     Attributes:
-        hidden: the state's components, h and for an LSTM c, (B K, depth, H) each.
-        feed: what the last step attended to, for input feeding, (B K, R); else ``None``.
-        position: how many tokens were read, (B K,).
+        hidden: components of the RNN's state, h and for an LSTM c, (B K, depth, H) each.
+        feed: last readout, (B K, R), with input feeding; else ``None``.
+        position: number of tokens read so far, (B K,).
     """
 
     hidden: tuple[Tensor, ...]
@@ -99,15 +99,15 @@ class RNNState(NamedTuple):
 
 
 class RNNTextDecoder(TextDecoder):
-    """Base of the recurrent decoders: embedding, bridge, recurrent network, readout, output map.
+    """Base of the RNN decoders: embedding, bridge, RNN, readout and output layer.
 
     Args:
         vocab_size: V.
-        summary_dim: F, features of the source's summary; a learned bridge makes the first state from it.
-        sizes: of the recurrent network.
-        extra_dim: features that are joined to each embedding.
-        readout_dim: features that the readout is made from.
-        tie_embeddings: the output map has the embedding's weights; the readout then has D features, else H.
+        summary_dim: F, features of the source's summary, from which a learned bridge computes the first state.
+        sizes: of the RNN.
+        extra_dim: features that are concatenated to each embedding.
+        readout_dim: input features of the readout.
+        tie_embeddings: the output layer uses the embedding's weights; the readout then has R = D features, else R = H.
     """
 
     def __init__(
@@ -127,19 +127,19 @@ class RNNTextDecoder(TextDecoder):
         self.bridge = Linear(summary_dim, sizes.components * sizes.depth * sizes.hidden_dim)
         features = sizes.embedding_dim if tie_embeddings else sizes.hidden_dim
         self.readout = Linear(readout_dim, features)
-        self.output = output_map(features, self.embedding, tied=tie_embeddings)
+        self.output = output_layer(features, self.embedding, tied=tie_embeddings)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token vectors, scaled to a variance of 1 and in training dropped out: (B, T) to (B, T, D)."""
+        """Token vectors, scaled to a variance of 1, with dropout: (B, T) to (B, T, D)."""
         vectors = self.embedding(tokens) * self.embedding.embedding_dim**0.5
         return dropout(vectors, self.sizes.dropout, self.training)
 
     def read_out(self, *parts: Tensor) -> Tensor:
-        """What the next token is told from, (B, T, R), of state, context and the like."""
+        """Features from which the next token is predicted, (B, T, R), of parts such as state and context, (B, T, …)."""
         return dropout(torch.tanh(self.readout(torch.cat(parts, dim=-1))), self.sizes.dropout, self.training)
 
     def first_hidden(self, memory: Encoded) -> tuple[Tensor, ...]:
-        """The state's components at the start, (B, depth, H) each.
+        """Components of the RNN's first state, (B, depth, H) each.
 
         Raises:
             ValueError: the source has no summary.
@@ -148,15 +148,15 @@ class RNNTextDecoder(TextDecoder):
             raise ValueError("memory.summary is None, but an RNN decoder starts from it; give the encoder's last state")
         state = torch.tanh(self.bridge(memory.summary)).view(
             len(memory.summary), self.sizes.components, self.sizes.depth, self.sizes.hidden_dim
-        )
+        )  # (B, components, depth, H)
         return state.unbind(dim=1)
 
     def run(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The recurrent network over (B, T, …): outputs (B, T, H), and the state's components after them."""
+        """Runs the RNN over (B, T, …); returns its outputs, (B, T, H), and the components of its last state."""
         if x.size(1) == 1 and x.device.type == "cpu":
             output, after = recurrent_step(self.rnn, x.squeeze(1), hidden)
             return output.unsqueeze(1), after
-        # torch wants layers first, a beam wants rows first.
+        # torch has layers first, the state of hypotheses rows first.
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in hidden)
         outputs, last = self.rnn(x, layers_first if len(layers_first) > 1 else layers_first[0])
         return outputs, tuple(part.transpose(0, 1) for part in (last if isinstance(last, tuple) else (last,)))
@@ -166,29 +166,35 @@ class RNNTextDecoder(TextDecoder):
 
         Args:
             tokens: (B, T) int64.
-            memory: what is written about.
-            sampling: scheduled sampling: the share of tokens that are read as the decoder would have written them.
+            memory: the encoded source.
+            sampling: fraction of tokens that are replaced by the decoder's predictions (scheduled sampling).
         """
         return self.unroll(tokens, memory, sampling)[0]
 
     def unroll(
         self, tokens: Tensor, memory: Encoded, sampling: float = 0.0, *, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """As the forward pass, one step after the other.
+        """The forward pass step by step.
+
+        Args:
+            tokens: (B, T) int64.
+            memory: the encoded source.
+            sampling: as in :meth:`forward`.
+            need_weights: also return attention weights.
 
         Returns:
-            The features, (B, T, R), and where each place looked, (B, T, T_k), or ``None``.
+            Features, (B, T, R), and attention weights, (B, T, T_k), or ``None``.
         """
-        features: list[Tensor] = []
-        maps: list[Tensor] = []
-        given = None if sampling else torch.split(self.embed(tokens), 1, dim=1)
+        features: list[Tensor] = []  # (B, 1, R) each
+        maps: list[Tensor] = []  # (B, 1, T_k) each
+        embedded = None if sampling else torch.split(self.embed(tokens), 1, dim=1)  # (B, 1, D) each
         state = self.start(memory)
         with unrolled():
             for position in range(tokens.size(1)):
-                if given is not None:
-                    x = given[position]
+                if embedded is not None:
+                    x = embedded[position]
                 else:
-                    token = tokens[:, position : position + 1]
+                    token = tokens[:, position : position + 1]  # (B, 1)
                     if position:
                         token = sampled(token, self.output(features[-1]).detach(), sampling)
                     x = self.embed(token)
@@ -205,44 +211,44 @@ class RNNTextDecoder(TextDecoder):
     def advance(
         self, x: Tensor, state: DecodingState, *, need_weights: bool
     ) -> tuple[Tensor, DecodingState, Tensor | None]:
-        """One token further.
+        """One step.
 
         Args:
             x: embedded tokens, (B, K, D).
             state: of B sentences and B K hypotheses.
-            need_weights: also return where each looked.
+            need_weights: also return attention weights.
 
         Returns:
-            The features (B, K, R), the state, and the weights (B, K, T_k) or ``None``.
+            Features, (B, K, R), the state after the step, and attention weights, (B, K, T_k), or ``None``.
         """
         raise NotImplementedError(f"{type(self).__name__} must define advance(x, state, *, need_weights)")
 
 
-def rows(x: Tensor) -> Tensor:
-    """(B, K, D) to (B K, 1, D): a row a hypothesis, a single place each."""
+def as_rows(x: Tensor) -> Tensor:
+    """(B, K, D) to (B K, 1, D): one sequence of length 1 per hypothesis."""
     return x.reshape(-1, 1, x.size(-1))
 
 
-def beams(x: Tensor, like: Tensor) -> Tensor:
-    """(B K, 1, D) back to (B, K, D), B and K being those of ``like``."""
+def as_beams(x: Tensor, like: Tensor) -> Tensor:
+    """(B K, 1, D) to (B, K, D), with the B and K of ``like``."""
     return x.reshape(like.size(0), like.size(1), x.size(-1))
 
 
 class FixedVectorDecoder(RNNTextDecoder):
-    """No attention: all that is known of the source is one vector.
+    """RNN decoder without attention: the source is one vector.
 
     ::
 
-        every_step=False   s_t = rnn(y_{t-1}, s_{t-1})       the vector is the first state, and fades
-        every_step=True    s_t = rnn([y_{t-1}; c], s_{t-1})  and it is seen at every step, the readout too
+        every_step=False   s_t = rnn(y_{t-1}, s_{t-1})       the vector is only the first state
+        every_step=True    s_t = rnn([y_{t-1}; c], s_{t-1})  the vector c is also read at every step and by the readout
 
     Args:
         vocab_size: V.
-        memory_dim: D_k; not looked at.
+        memory_dim: D_k; unused.
         summary_dim: F, features of the source's summary.
-        sizes: of the recurrent network.
-        every_step: whether the source is seen at every step.
-        tie_embeddings: the output map has the embedding's weights.
+        sizes: of the RNN.
+        every_step: whether the source is read at every step.
+        tie_embeddings: the output layer uses the embedding's weights.
 
     References:
         Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks"; Cho et al. 2014, "Learning Phrase
@@ -281,63 +287,70 @@ class FixedVectorDecoder(RNNTextDecoder):
     def start(self, memory: Encoded) -> DecodingState:
         """See :meth:`TextDecoder.start`."""
         hidden = self.first_hidden(memory)
-        summary = hidden[0][:, -1:] if self.every_step else None
+        summary = hidden[0][:, -1:] if self.every_step else None  # (B, 1, H)
         return DecodingState(
             RNNMemory(None, None, summary),
             RNNState(hidden, None, hidden[0].new_zeros(len(hidden[0]), dtype=torch.long)),
         )
 
     def forward(self, tokens: Tensor, memory: Encoded, sampling: float = 0.0) -> Tensor:
-        """See :meth:`RNNTextDecoder.forward`; without sampling the whole target is one call of the RNN."""
+        """See :meth:`RNNTextDecoder.forward`; without sampling, one call of the RNN for the whole target."""
         if sampling:
             return super().forward(tokens, memory, sampling)
         state = self.start(memory)
         x, summary = self.embed(tokens), cast(RNNMemory, state.memory).summary
-        extra = [] if summary is None else [summary.expand(-1, tokens.size(1), -1)]
+        extra = [] if summary is None else [summary.expand(-1, tokens.size(1), -1)]  # (B, T, H)
         outputs, _ = self.run(torch.cat([x, *extra], dim=-1), cast(RNNState, state.hypotheses).hidden)
         return self.read_out(outputs, *extra, x)
 
     def advance(
         self, x: Tensor, state: DecodingState, *, need_weights: bool
     ) -> tuple[Tensor, DecodingState, Tensor | None]:
-        """See :meth:`RNNTextDecoder.advance`; there is no map."""
-        known, summary = cast(RNNState, state.hypotheses), cast(RNNMemory, state.memory).summary
-        extra = [] if summary is None else [summary.expand(-1, x.size(1), -1)]
-        outputs, hidden = self.run(rows(torch.cat([x, *extra], dim=-1)), known.hidden)
-        features = self.read_out(beams(outputs, x), *extra, x)
-        return features, DecodingState(state.memory, RNNState(hidden, None, known.position + 1)), None
+        """See :meth:`RNNTextDecoder.advance`; there are no attention weights."""
+        hypotheses, summary = cast(RNNState, state.hypotheses), cast(RNNMemory, state.memory).summary
+        extra = [] if summary is None else [summary.expand(-1, x.size(1), -1)]  # (B, K, H)
+        outputs, hidden = self.run(as_rows(torch.cat([x, *extra], dim=-1)), hypotheses.hidden)  # (B K, 1, H)
+        features = self.read_out(as_beams(outputs, x), *extra, x)  # (B, K, R)
+        return features, DecodingState(state.memory, RNNState(hidden, None, hypotheses.position + 1)), None
 
 
 class _AttendingDecoder(RNNTextDecoder):
-    """What both kinds of decoders with attention share."""
+    """Base of the RNN decoders with attention."""
 
     attention: Attention
-    feeds = False
+    input_feeding = False
 
     def start(self, memory: Encoded) -> DecodingState:
         """See :meth:`TextDecoder.start`."""
         hidden = self.first_hidden(memory)
         count = len(hidden[0])
-        feed = hidden[0].new_zeros(count, self.readout.out_features) if self.feeds else None
+        feed = hidden[0].new_zeros(count, self.readout.out_features) if self.input_feeding else None
         return DecodingState(
             RNNMemory(self.attention.project(memory.sequence), memory.mask, None),
             RNNState(hidden, feed, hidden[0].new_zeros(count, dtype=torch.long)),
         )
 
-    def look(
+    def attend(
         self, query: Tensor, memory: RNNMemory, position: Tensor, *, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The context of each hypothesis, (B, K, D_v), and where it looked."""
-        # Reading a position back makes an accelerator wait; most blocks do not ask for it.
+        """Context of each hypothesis, (B, K, D_v), and its attention weights, (B, K, T_k), or ``None``.
+
+        Args:
+            query: states, (B, K, H).
+            memory: the projected source.
+            position: number of tokens read so far, (B K,).
+            need_weights: also return attention weights.
+        """
+        # Reading the position synchronises with the device, so only for blocks that use it.
         offset = int(position[0]) if self.attention.uses_positions else 0
         context, weights = self.attention.attend_beams(
-            query, cast(Memory, memory.attended), memory.mask, need_weights=need_weights, offset=offset
+            query, cast(Memory, memory.projected), memory.mask, need_weights=need_weights, offset=offset
         )
         return context, mean_over_heads(weights)
 
 
 class BahdanauDecoder(_AttendingDecoder):
-    """Attends with the previous state; the context goes into the cell.
+    """RNN decoder that attends with its previous state; the context is an input of the cell.
 
     ::
 
@@ -347,11 +360,11 @@ class BahdanauDecoder(_AttendingDecoder):
 
     Args:
         vocab_size: V.
-        memory_dim: D_k, features of each place of the source.
+        memory_dim: D_k, features of each source position.
         summary_dim: F, features of the source's summary.
-        sizes: of the recurrent network.
-        attention: makes the attention as ``attention(H, D_k)``.
-        tie_embeddings: the output map has the embedding's weights.
+        sizes: of the RNN.
+        attention: creates the attention as ``attention(H, D_k)``.
+        tie_embeddings: the output layer uses the embedding's weights.
 
     References:
         Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate".
@@ -388,34 +401,36 @@ class BahdanauDecoder(_AttendingDecoder):
         self, x: Tensor, state: DecodingState, *, need_weights: bool
     ) -> tuple[Tensor, DecodingState, Tensor | None]:
         """See :meth:`RNNTextDecoder.advance`."""
-        known = cast(RNNState, state.hypotheses)
-        query = beams(known.hidden[0][:, -1:], x)
-        context, weights = self.look(query, cast(RNNMemory, state.memory), known.position, need_weights=need_weights)
-        outputs, hidden = self.run(rows(torch.cat([x, context], dim=-1)), known.hidden)
-        features = self.read_out(beams(outputs, x), context, x)
-        return features, DecodingState(state.memory, RNNState(hidden, None, known.position + 1)), weights
+        hypotheses = cast(RNNState, state.hypotheses)
+        query = as_beams(hypotheses.hidden[0][:, -1:], x)  # (B, K, H)
+        context, weights = self.attend(
+            query, cast(RNNMemory, state.memory), hypotheses.position, need_weights=need_weights
+        )
+        outputs, hidden = self.run(as_rows(torch.cat([x, context], dim=-1)), hypotheses.hidden)  # (B K, 1, H)
+        features = self.read_out(as_beams(outputs, x), context, x)  # (B, K, R)
+        return features, DecodingState(state.memory, RNNState(hidden, None, hypotheses.position + 1)), weights
 
 
 class LuongDecoder(_AttendingDecoder):
-    """Attends after the cell; with input feeding the cell reads what was attended to a step before.
+    """RNN decoder that attends after the cell; with input feeding the cell reads the previous readout.
 
     ::
 
-        s_t = rnn([y_{t-1}; readout_{t-1}], s_{t-1})     the second only with input feeding
+        s_t = rnn([y_{t-1}; readout_{t-1}], s_{t-1})     readout only with input feeding
         c_t = attention(s_t, source)
         readout_t = tanh(W [c_t; s_t])
 
-    Without input feeding the states do not depend on the attention, so in training the whole target is one call of
-    the RNN and one of the attention.
+    Without input feeding the states do not depend on the attention, so training makes one call of the RNN and one of
+    the attention for the whole target.
 
     Args:
         vocab_size: V.
-        memory_dim: D_k, features of each place of the source.
+        memory_dim: D_k, features of each source position.
         summary_dim: F, features of the source's summary.
-        sizes: of the recurrent network.
-        attention: makes the attention as ``attention(H, D_k)``.
-        input_feeding: whether the cell reads the last readout.
-        tie_embeddings: the output map has the embedding's weights.
+        sizes: of the RNN.
+        attention: creates the attention as ``attention(H, D_k)``.
+        input_feeding: whether the cell reads the previous readout.
+        tie_embeddings: the output layer uses the embedding's weights.
 
     References:
         Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation".
@@ -449,25 +464,27 @@ class LuongDecoder(_AttendingDecoder):
             tie_embeddings=tie_embeddings,
         )
         self.attention = block
-        self.feeds = input_feeding
+        self.input_feeding = input_feeding
 
     def forward(self, tokens: Tensor, memory: Encoded, sampling: float = 0.0) -> Tensor:
-        """See :meth:`RNNTextDecoder.forward`; without feeding and sampling everything is done at once."""
-        if self.feeds or sampling:
+        """See :meth:`RNNTextDecoder.forward`; without input feeding and sampling, one call for the whole target."""
+        if self.input_feeding or sampling:
             return super().forward(tokens, memory, sampling)
         outputs, _ = self.run(self.embed(tokens), self.first_hidden(memory))
-        context, _ = self.attention.attend(outputs, self.attention.project(memory.sequence), memory.mask)
+        context, _ = self.attention.attend(outputs, self.attention.project(memory.sequence), memory.mask)  # (B, T, D_v)
         return self.read_out(context, outputs)
 
     def advance(
         self, x: Tensor, state: DecodingState, *, need_weights: bool
     ) -> tuple[Tensor, DecodingState, Tensor | None]:
         """See :meth:`RNNTextDecoder.advance`."""
-        known = cast(RNNState, state.hypotheses)
-        extra = [] if known.feed is None else [known.feed.unsqueeze(1)]
-        outputs, hidden = self.run(torch.cat([rows(x), *extra], dim=-1), known.hidden)
-        outputs = beams(outputs, x)
-        context, weights = self.look(outputs, cast(RNNMemory, state.memory), known.position, need_weights=need_weights)
-        features = self.read_out(context, outputs)
-        feed = features.flatten(0, 1) if self.feeds else None
-        return features, DecodingState(state.memory, RNNState(hidden, feed, known.position + 1)), weights
+        hypotheses = cast(RNNState, state.hypotheses)
+        extra = [] if hypotheses.feed is None else [hypotheses.feed.unsqueeze(1)]  # (B K, 1, R)
+        outputs, hidden = self.run(torch.cat([as_rows(x), *extra], dim=-1), hypotheses.hidden)  # (B K, 1, H)
+        outputs = as_beams(outputs, x)  # (B, K, H)
+        context, weights = self.attend(
+            outputs, cast(RNNMemory, state.memory), hypotheses.position, need_weights=need_weights
+        )
+        features = self.read_out(context, outputs)  # (B, K, R)
+        feed = features.flatten(0, 1) if self.input_feeding else None
+        return features, DecodingState(state.memory, RNNState(hidden, feed, hypotheses.position + 1)), weights

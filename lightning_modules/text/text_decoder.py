@@ -1,4 +1,4 @@
-"""What every network that writes text shares: what it reads, and how it is asked for the next token."""
+"""Base of the networks that generate text, and their input."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_modules.generation.decoder import DecodingState, StepOutput
 
 
 class Encoded(NamedTuple):
-    """What a text decoder reads: a source sentence, or an image.
+    """Encoded source of a text decoder: a sentence or an image.
 
     Attributes:
-        sequence: (B, T_k, D_k), the places that can be attended to.
-        mask: boolean, True = may attend, (B, 1, T_k); ``None`` where every place is real.
-        summary: (B, F), the whole in one vector, from which an RNN starts; ``None`` where nobody asks for it.
+        sequence: features of each position, (B, T_k, D_k).
+        mask: boolean, True = may attend, (B, 1, T_k); ``None`` if there is no padding.
+        summary: features of the whole source, from which an RNN starts, (B, F); ``None`` if no decoder needs them.
     """
 
     sequence: Tensor
@@ -25,36 +25,36 @@ class Encoded(NamedTuple):
     summary: Tensor | None
 
     def repeat(self, times: int) -> Encoded:
-        """Each row so many times, its copies next to each other."""
+        """Repeats each row, its copies next to each other, to B * ``times`` rows."""
         mask, summary = (None if x is None else x.repeat_interleave(times, 0) for x in (self.mask, self.summary))
         return Encoded(self.sequence.repeat_interleave(times, 0), mask, summary)
 
 
 class TextDecoder(nn.Module):
-    """Base of every network that writes text token by token; a :class:`~lightning_modules.generation.decoder.Decoder`.
+    """Base of the networks that generate text token by token; implements :class:`Decoder`.
 
     ::
 
         training    tokens (B, T), Encoded ──forward──▶ features (B, T, R) ──output──▶ logits (B, T, V)
         generation  Encoded ──start──▶ state ──step (one token each)──▶ logits, state ──step──▶ …
 
-    Both say the same: the logits of a step equal those of the whole at its place. Features and logits are apart, so
-    that a loss need not compute logits of padding, V being large.
+    The logits of a step equal those of the forward pass at the same position. The forward pass returns features, so
+    that a loss need not compute the V logits of padding.
 
     Attributes:
-        output: from features to logits, (…, R) to (…, V).
-        attends: whether a step can tell where it looked; True unless a decoder has no attention.
+        output: linear layer from features to logits, (…, R) to (…, V).
+        attends: whether a step can return attention weights; False for a decoder without attention.
     """
 
     output: nn.Linear
     attends: bool = True
 
     def forward(self, tokens: Tensor, memory: Encoded) -> Tensor:
-        """The features from which each place's next token is told.
+        """Features from which the token after each position is predicted.
 
         Args:
-            tokens: (B, T) int64, the sentence from its first token on.
-            memory: what is written about.
+            tokens: (B, T) int64, from the beginning-of-sentence token on.
+            memory: the encoded source.
 
         Returns:
             (B, T, R).
@@ -62,22 +62,34 @@ class TextDecoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(tokens, memory)")
 
     def start(self, memory: Encoded) -> DecodingState:
-        """The state before the first token: what of the memory is projected, is projected here, once."""
+        """State before the first token, with the memory projected once for all steps.
+
+        Args:
+            memory: the encoded source.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define start(memory)")
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
         """Logits of the token after each hypothesis's last one.
 
         Args:
-            tokens: (B, K) int64, the last token of each hypothesis.
-            state: what :meth:`start` or the last step returned.
-            need_weights: also return where each hypothesis looked.
+            tokens: last token of each hypothesis, (B, K) int64.
+            state: from :meth:`start` or the previous step.
+            need_weights: also return attention weights.
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(tokens, state, *, need_weights=False)")
 
 
 def embedding(vocab_size: int, dim: int) -> nn.Embedding:
-    """Token vectors whose features have a variance of 1 / D, so that tied logits and scaled inputs have one near 1."""
+    """Token embedding with a variance of 1 / D, so that tied logits and scaled inputs have a variance near 1.
+
+    Args:
+        vocab_size: V.
+        dim: D.
+
+    Raises:
+        ValueError: ``vocab_size`` is less than 2.
+    """
     if vocab_size < 2:
         raise ValueError(f"vocab_size must be 2 or more, got {vocab_size}")
     table = nn.Embedding(vocab_size, dim)
@@ -85,17 +97,17 @@ def embedding(vocab_size: int, dim: int) -> nn.Embedding:
     return table
 
 
-def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = True) -> nn.Linear:
-    """From features to logits: a map of its own, or the embedding's very weights.
+def output_layer(features: int, table: nn.Embedding, *, tied: bool, bias: bool = True) -> nn.Linear:
+    """Linear layer from features to logits, with its own weights or those of the embedding.
 
     Args:
         features: R.
-        table: the embedding of the tokens that are written, (V, D).
-        tied: share its weights.
-        bias: whether each token has one.
+        table: embedding of the generated tokens, (V, D).
+        tied: use the embedding's weights.
+        bias: add a bias per token.
 
     Raises:
-        ValueError: tied, and R is not D.
+        ValueError: ``tied``, and R differs from D.
     """
     linear = Linear(features, table.num_embeddings, bias=bias)
     if bias:
@@ -103,7 +115,7 @@ def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = T
     if tied:
         if features != table.embedding_dim:
             raise ValueError(
-                f"a tied output map reads {table.embedding_dim} features, those of the embedding, but gets {features}; "
+                f"tied=True: the embedding has {table.embedding_dim} features, but the output layer gets {features}; "
                 "make the sizes equal, or do not tie"
             )
         linear.weight = table.weight
@@ -112,15 +124,15 @@ def output_map(features: int, table: nn.Embedding, *, tied: bool, bias: bool = T
     return linear
 
 
-def sampled(tokens: Tensor, logits: Tensor, share: float) -> Tensor:
-    """Scheduled sampling: each token is replaced, with a chance of ``share``, by the likeliest one.
+def sampled(tokens: Tensor, logits: Tensor, fraction: float) -> Tensor:
+    """Scheduled sampling: replaces each token by the likeliest one with probability ``fraction``.
 
     Args:
-        tokens: (B, 1), the true ones.
-        logits: (B, 1, V), of the same place.
-        share: from 0 to 1.
+        tokens: true tokens, (B, 1) int64.
+        logits: of the same position, (B, 1, V).
+        fraction: in [0, 1].
 
     References:
         Bengio et al. 2015, "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks".
     """
-    return torch.where(torch.rand(tokens.shape, device=tokens.device) < share, logits.argmax(dim=-1), tokens)
+    return torch.where(torch.rand(tokens.shape, device=tokens.device) < fraction, logits.argmax(dim=-1), tokens)

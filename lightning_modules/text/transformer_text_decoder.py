@@ -18,7 +18,7 @@ from attention_blocks import (
 from attention_blocks.kernels import dropout
 from lightning_modules.generation.decoder import DecodingState, StepOutput
 from lightning_modules.plots.rollout import mean_over_heads
-from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_map
+from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_layer
 
 # Hypotheses that a beam has dropped leave unused entries in the caches; they are dropped every so many steps.
 PRUNE_EVERY = 6
@@ -134,7 +134,7 @@ class TransformerTextDecoder(TextDecoder):
         self.layers = TransformerDecoder(dim, depth, memory_dim, layer=layer, norm=None)
         # The output of pre-norm layers is not normalised.
         self.norm = nn.LayerNorm(dim) if cast(DecoderLayer, self.layers.layers[0]).norm_first else nn.Identity()
-        self.output = output_map(dim, self.embedding, tied=tie_embeddings, bias=output_bias)
+        self.output = output_layer(dim, self.embedding, tied=tie_embeddings, bias=output_bias)
 
     def forward(self, tokens: Tensor, memory: Encoded) -> Tensor:
         """See :meth:`TextDecoder.forward`."""

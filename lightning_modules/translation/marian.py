@@ -1,4 +1,4 @@
-"""Weights, tokenizers and beam of Marian models as Hugging Face's transformers has them, OPUS-MT above all."""
+"""Conversion of Marian models of Hugging Face's transformers, such as those of OPUS-MT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _ACTIVATIONS = {"swish": nn.SiLU, "silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU}
 
-# Our name of each module of a layer, beside Marian's.
+# Our name and Marian's name of each module of a layer.
 _ATTENTION = {"query_proj": "q_proj", "key_proj": "k_proj", "value_proj": "v_proj", "out_proj": "out_proj"}
 _BLOCKS = {"attention": "self_attn", "self_attention": "self_attn", "cross_attention": "encoder_attn"}
 _OTHERS = {
@@ -44,6 +44,10 @@ _OTHERS = {
 
 def load_marian(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Any, Any]:
     """A Marian model and its tokenizer, loaded if a folder or a name is given.
+
+    Args:
+        model: a model, or its folder or name.
+        tokenizer: tokenizer of the model; ignored if a folder or a name is given.
 
     Raises:
         ImportError: ``transformers`` is not installed.
@@ -66,25 +70,28 @@ def load_marian(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def network_like(model: Any) -> partial[TransformerTranslator]:  # noqa: ANN401
-    """Makes :class:`TransformerTranslator` factories of the size and kind of a Marian model.
+    """Factory of :class:`TransformerTranslator` with the sizes and options of a Marian model.
 
     Raises:
-        ValueError: it differs from the models of OPUS-MT in a way that is not known here.
+        ValueError: the model has an option that :class:`TransformerTranslator` does not support.
     """
     config = model.config
-    unknown = {
+    unsupported = {
         "activation_function": config.activation_function not in _ACTIVATIONS,
         "scale_embedding": not config.scale_embedding,
         "tie_word_embeddings": not config.tie_word_embeddings,
     }
-    for name, bad in unknown.items():
-        if bad:
-            raise ValueError(f"model: no translation of its {name}={getattr(config, name)!r} is known here")
+    for name, is_unsupported in unsupported.items():
+        if is_unsupported:
+            raise ValueError(
+                f"model: {name}={getattr(config, name)!r} is not supported; use a model that is configured as those of "
+                "OPUS-MT"
+            )
 
-    def layer(kind: str, blocks: dict[str, type], make: Any) -> Any:  # noqa: ANN401
+    def layer(kind: str, blocks: dict[str, type], layer_class: Any) -> Any:  # noqa: ANN401
         heads = {"num_heads": getattr(config, f"{kind}_attention_heads"), "dropout": config.attention_dropout}
         return partial(
-            make,
+            layer_class,
             **{name: partial(block, **heads) for name, block in blocks.items()},
             feed_forward=partial(
                 FeedForward,
@@ -113,7 +120,7 @@ def network_like(model: Any) -> partial[TransformerTranslator]:  # noqa: ANN401
 
 
 def renamed_state(model: Any, ours: TransformerTranslator) -> dict[str, Tensor]:  # noqa: ANN401
-    """The weights of a Marian model under the names of :class:`TransformerTranslator`."""
+    """State dict of :class:`TransformerTranslator` with the weights of a Marian model."""
     theirs = cast(dict[str, Tensor], model.state_dict())
     state = {
         "embedding.weight": model.get_encoder().embed_tokens.weight,
@@ -132,7 +139,7 @@ def renamed_state(model: Any, ours: TransformerTranslator) -> dict[str, Tensor]:
 
 
 def _names(layer: nn.Module) -> Iterator[tuple[str, str]]:
-    """The name of each map and norm of a layer, beside Marian's."""
+    """Our name and Marian's name of each linear layer and norm of a layer."""
     present = dict(layer.named_modules())
     for block, theirs in _BLOCKS.items():
         for mine, name in _ATTENTION.items():
@@ -144,7 +151,7 @@ def _names(layer: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def tokenizers_like(model: Any, tokenizer: Any) -> tuple[SentencePieceTokenizer, SentencePieceTokenizer]:  # noqa: ANN401
-    """The source and target tokenizers of a Marian model."""
+    """Source and target tokenizers of a Marian model."""
     config = model.config
     vocabularies = (tokenizer.encoder, getattr(tokenizer, "target_encoder", tokenizer.encoder))
     source, target = (
@@ -162,6 +169,6 @@ def tokenizers_like(model: Any, tokenizer: Any) -> tuple[SentencePieceTokenizer,
 
 
 def beam_like(model: Any) -> BeamSearch:  # noqa: ANN401
-    """The beam search that a Marian model is configured for."""
+    """Beam search with the generation settings of a Marian model."""
     generation = model.generation_config
     return BeamSearch(generation.num_beams or 1, LengthPenalty(generation.length_penalty or 1.0))
