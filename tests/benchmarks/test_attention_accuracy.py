@@ -15,7 +15,7 @@ from lightning_modules import SmallResNet
 
 
 @pytest.mark.slow
-def test_runs_what_is_missing_and_prints_the_table(
+def test_missing_runs_are_trained_and_the_table_is_printed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = {"none": {"1": {"accuracy": 50.0, "minutes": 1.0}}}
@@ -44,7 +44,7 @@ def test_every_block_is_in_the_network() -> None:
         assert more > 0 or name in ("none", "SimAM")
 
 
-def test_selective_kernels_take_the_place_of_convolutions() -> None:
+def test_selective_kernels_replace_convolutions() -> None:
     network = SelectiveResNet(10, (28, 28), 1, depth=2)
     found = [module for module in network.modules() if isinstance(module, SelectiveKernel)]
     assert len(found) == 6

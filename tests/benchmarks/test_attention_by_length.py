@@ -22,7 +22,7 @@ def test_bleu_of_some_sentences_is_sacrebleus_of_them_alone() -> None:
     assert bleu(hypotheses, references, [0, 2]) == wanted.score
 
 
-def test_it_runs_on_files_as_multi30k_has_them(
+def test_it_runs_on_files_named_like_multi30ks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "Zwei Hunde spielen.\nEine Katze schläft in der Sonne.\nSchnee!\nEin Mann liest ein Buch.\n" * 2

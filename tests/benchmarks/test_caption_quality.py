@@ -1,4 +1,4 @@
-"""The table of what captioners write, of captions that are known."""
+"""The table of caption metrics, for captions that are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_modules import BeamSearch, Hypothesis, RNNCaptioner, RNNCaptionNe
 DATA = DigitGridDataModule(rows=3, cell_size=8, train_size=10, val_size=0, test_size=70)
 
 
-def test_a_line_a_beam_of_what_is_written() -> None:
+def test_the_table_has_a_row_per_beam() -> None:
     """The references themselves with a beam of 3, and with one of 1 always the same: by 64 images, and all of them."""
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, partial(RNNCaptionNetwork, sizes=RNNSizes(8, 16)))
     dataset = DATA.dataset("test")

@@ -1,4 +1,4 @@
-"""The measure of where a captioner looks, on looks that are known."""
+"""The measure of a captioner's attention, with attention that is known."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def stub(
     say: Callable[[str], str] = str,
     look_before: Callable[[Tensor], tuple[int, int]] = lambda _: (0, 0),
 ) -> RNNCaptioner:
-    """A captioner that says the reference, and looks at what ``look`` makes of the digit's cell; a map of 6 x 8.
+    """A captioner that generates the reference, and for each numeral attends to location ``look(cell)`` of 6 x 8.
 
-    At the article before the digit it looks at what ``look_before`` makes of that cell.
+    For the article before the numeral it attends to ``look_before(cell)``.
     """
     system = RNNCaptioner(
         DATA.target_tokenizer,
@@ -53,17 +53,17 @@ def stub(
 
 
 def there(cell: Tensor) -> tuple[int, int]:
-    """A place of the digit's cell."""
+    """A location of the digit's cell."""
     return 2 * int(cell[0]), 2 * int(cell[1])
 
 
 def beside(cell: Tensor) -> tuple[int, int]:
-    """A place of another cell of that row."""
+    """A location of another cell of that row."""
     return 2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_every_place_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
+def test_every_location_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
     looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
     assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 1.0, 60)
 
@@ -74,7 +74,7 @@ def test_other_cells_are_wrong() -> None:
 
 
 def test_each_numeral_is_counted_by_itself() -> None:
-    """Always the cell in the upper left corner: right for the digits that stand there."""
+    """Always the cell in the upper left corner: right for the digits in it."""
     looks = measure(stub(lambda _: (0, 0)), DATA)
     words, right = Counter[str](), Counter[str]()
     for [text], cells in zip(DATA.dataset("test")[list(range(30))].references, DATA.cells("test"), strict=True):
@@ -87,8 +87,8 @@ def test_each_numeral_is_counted_by_itself() -> None:
     assert looks.share(looks.right, [most[0]]) == most[1] / words[most[0]]
 
 
-def test_an_eight_is_told_by_its_article() -> None:
-    """Always the digit's cell, but the article looks at it, the numeral elsewhere; and the other way about."""
+def test_attention_at_the_article_counts_for_an_eight() -> None:
+    """The article attends to the digit's cell, the numeral to another one; and the reverse."""
     others = [numeral for numeral in NUMERALS if numeral != "eight"]
     before = measure(stub(beside, look_before=there), DATA)
     assert before.words["eight"]
@@ -107,7 +107,7 @@ def test_captions_are_exact_or_not() -> None:
     assert measure(stub(lambda _: (0, 0), first_wrong), DATA).exact == 0.0
 
 
-def test_without_attention_there_is_nothing_to_look_at() -> None:
+def test_without_attention_nothing_is_counted() -> None:
     network = partial(RNNCaptionNetwork, sizes=RNNSizes(8, 16))
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, network)
     looks = measure(system, DATA)

@@ -23,7 +23,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_runs_what_is_missing_and_prints_the_table(
+def test_missing_runs_are_trained_and_the_table_is_printed(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = {"none": {"1": {"accuracy": 50.0, "minutes": 1.0}}}
@@ -40,12 +40,12 @@ def test_runs_what_is_missing_and_prints_the_table(
     assert f"| CBAM | {accuracy:.2f} | {accuracy - 50:.2f} |" in lines
 
 
-def test_what_is_inserted_changes_nothing_at_first(photos: Path, weights: Path) -> None:
+def test_inserted_blocks_change_nothing_before_training(photos: Path, weights: Path) -> None:
     data = ImageFolderDataModule(photos, 64)
     plain = system("none", data, weights).network.eval()
     image = torch.randn(1, 3, 64, 64)
     for name in BLOCKS:
         network = system(name, data, weights).network.eval()
         assert bool(inserted(network)) == (name != "none")
-        network.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())  # drawn anew
+        network.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())  # drawn at random
         torch.testing.assert_close(network(image), plain(image))

@@ -12,7 +12,7 @@ def ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1))
 
 
-def test_the_formula_written_out() -> None:
+def test_the_formula() -> None:
     """Papineni et al. 2002: clipped precisions of one to four words, their geometric mean, the brevity penalty."""
     hypotheses = ["A man rides a red bicycle .", "Two dogs play in the snow"]
     references = ["a man rides a bicycle .", "two dogs are running in the deep snow"]
@@ -27,7 +27,7 @@ def test_the_formula_written_out() -> None:
     assert tutorial_bleu(hypotheses, references, str.split).score == pytest.approx(expected)
 
 
-def test_case_and_space_around_a_line_count_for_nothing() -> None:
+def test_case_and_space_around_a_line_are_ignored() -> None:
     assert tutorial_bleu([" The CAT sat on a mat\n"], ["the cat sat on a mat"], str.split).score == pytest.approx(100)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the systems share: a quiet Lightning, a tiny classifier, and the command line in this process."""
+"""Fixtures of the systems' tests: tiny systems of each family, a quiet Lightning, the command line in this process."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 Loader = DataLoader[tuple[Tensor, ...]]
 TINY = partial(VisionTransformer, patches=4, dim=16, depth=2, attention=partial(SelfAttention, num_heads=2))
-# The recipe of the digits, made so small that a run takes half a second.
+# The recipe of the digits, small enough for a run of half a second.
 TINY_DIGITS = [
     "--config",
     "vit_digits",
@@ -99,7 +99,7 @@ class MakeLoader(Protocol):
 
 
 class Ran(NamedTuple):
-    """How a command ended.
+    """Result of a command.
 
     Attributes:
         cli: the finished command line, after one of Lightning's commands.
@@ -118,7 +118,7 @@ RunCommand = Callable[..., Ran]
 
 
 class Trained(NamedTuple):
-    """What a tiny training by the command line left behind.
+    """Result of a tiny training by the command line.
 
     Attributes:
         folder: where it was started.
@@ -145,7 +145,7 @@ def _quiet() -> None:
 
 @pytest.fixture(autouse=True)
 def _same_draws() -> Iterator[None]:
-    """Every test draws the same numbers, alone or in company, and leaves the generator as it was."""
+    """Every test draws the same numbers in any order of tests, and leaves the generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -153,7 +153,7 @@ def _same_draws() -> Iterator[None]:
 
 @pytest.fixture
 def make_classifier() -> MakeClassifier:
-    """Makes a classifier of three classes of grey images of 8x8 pixels."""
+    """Creates a classifier of three classes of grey images of 8x8 pixels."""
 
     def make(network: Callable[..., nn.Module] = TINY, **arguments: object) -> ViTClassifier:
         settings: dict[str, object] = {"num_classes": 3, "transform": ImageTransform(8, channels=1), "network": network}
@@ -164,7 +164,7 @@ def make_classifier() -> MakeClassifier:
 
 @pytest.fixture
 def make_loader() -> MakeLoader:
-    """Makes a loader of random grey images of 8x8 pixels and their classes, always the same."""
+    """Creates a loader of random grey images of 8x8 pixels and their classes, always the same."""
 
     def make(count: int = 16, batch_size: int = 8, *, shuffle: bool = False) -> Loader:
         generator = torch.Generator().manual_seed(0)
@@ -176,7 +176,7 @@ def make_loader() -> MakeLoader:
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> MakeTrainer:
-    """Makes a trainer on the CPU that writes nothing unless asked to."""
+    """Creates a trainer on the CPU without logger and checkpoints by default."""
 
     def make(logger: Logger | bool = False, **arguments: object) -> Trainer:
         settings: dict[str, object] = {
@@ -228,11 +228,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _quiet: None) -> Trained:
 
 @pytest.fixture
 def tiny_digits() -> list[str]:
-    """The words that make the recipe of the digits tiny."""
+    """Words of a command that runs the recipe of the digits at a tiny size."""
     return list(TINY_DIGITS)
 
 
-# Text: tiny vocabularies, translators of both kinds, and every attention there is.
+# Text: tiny vocabularies, translators of both kinds, and every attention.
 
 SOURCE_WORDS = "der ein Hund Vogel Mann sieht isst singt schnell und nicht ."
 TARGET_WORDS = "the a dog bird man sees eats sings quickly and not now then ."
@@ -278,7 +278,7 @@ def _blocks() -> dict[str, Callable[[int, int], Attention]]:
 
 @pytest.fixture(params=[pytest.param(make, id=name) for name, make in _blocks().items()])
 def attention(request: pytest.FixtureRequest) -> Callable[[int, int], Attention]:
-    """Every public block, some in several ways, and one that a user brings: made as ``attention(16, 16)``."""
+    """Every public block, some in several ways, and one of a user's, created as ``attention(16, 16)``."""
     make: Callable[[int, int], Attention] = request.param
     return make
 
@@ -300,13 +300,13 @@ class TextTokenizers(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tokenizers() -> TextTokenizers:
-    """A dozen words on each side, but not as many."""
+    """A dozen words on each side, in different numbers."""
     return TextTokenizers(Word().train([SOURCE_WORDS]), Word().train([TARGET_WORDS]))
 
 
 @pytest.fixture(scope="session")
 def make_text_batch(tokenizers: TextTokenizers) -> MakeTextBatch:
-    """Makes a batch of sentence pairs, of unlike lengths unless told otherwise."""
+    """Creates a batch of sentence pairs, of different lengths by default."""
 
     def make(
         sources: Sequence[str] = ("der Hund sieht ein Vogel .", "ein Mann singt", "der Vogel isst nicht ."),
@@ -320,7 +320,7 @@ def make_text_batch(tokenizers: TextTokenizers) -> MakeTextBatch:
 
 @pytest.fixture
 def make_translator(tokenizers: TextTokenizers) -> MakeTranslator:
-    """Makes a tiny translator that knows nothing, without dropout; TRANSLATORS says which there are."""
+    """Creates a tiny untrained translator of one of the kinds in TRANSLATORS, without dropout."""
 
     def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
         settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
@@ -338,7 +338,7 @@ class MakeTextLoader(Protocol):
 
 @pytest.fixture(scope="session")
 def make_text_loader(make_text_batch: MakeTextBatch) -> MakeTextLoader:
-    """Makes a loader of these very batches, of four small ones when left out."""
+    """Creates a loader of the given batches, by default of four small ones."""
 
     def make(*batches: TextBatch) -> TextLoader:
         dataset = cast(Dataset[TextBatch], list(batches) or [make_text_batch()] * 4)
@@ -353,7 +353,7 @@ def _as_it_is(batch: TextBatch) -> TextBatch:
 
 @pytest.fixture
 def make_writer(make_translator: MakeTranslator) -> MakeTranslator:
-    """Makes a translator in evaluation mode whose weights are so large that each sentence gets words of its own."""
+    """Creates a translator in evaluation mode with weights large enough that translations differ."""
 
     def make(kind: str = "transformer", **arguments: object) -> Seq2Seq:
         system = make_translator(kind, **arguments).eval()
@@ -370,7 +370,7 @@ def make_writer(make_translator: MakeTranslator) -> MakeTranslator:
 
 @pytest.fixture
 def sentences() -> list[str]:
-    """Sources of unlike lengths, the longest neither first nor last."""
+    """Sources of different lengths, the longest neither first nor last."""
     return [
         "der Hund sieht ein Vogel .",
         "ein Mann singt",
@@ -381,7 +381,7 @@ def sentences() -> list[str]:
     ]
 
 
-# Captions: every kind of captioner, tiny, of images of 16 x 24 pixels.
+# Captions: every kind of captioner, tiny, for images of 16 x 24 pixels.
 
 CAPTIONS = ["a dog runs", "two cats sleep in the snow", "snow"]
 TINY_RESNET = partial(ResNetFeatures, widths=(8, 12), depth=1)
@@ -412,14 +412,14 @@ def caption_words() -> Tokenizer:
 
 @pytest.fixture(params=CAPTIONERS)
 def every_captioner(request: pytest.FixtureRequest) -> str:
-    """The kinds that ``make_captioner`` makes."""
+    """Every kind of captioner that ``make_captioner`` creates."""
     kind: str = request.param
     return kind
 
 
 @pytest.fixture
 def make_captioner(caption_words: Tokenizer) -> MakeCaptioner:
-    """Makes a tiny captioner that knows nothing, without dropout; CAPTIONERS says which there are."""
+    """Creates a tiny untrained captioner of one of the kinds in CAPTIONERS, without dropout."""
 
     def make(kind: str = "show-attend-and-tell", **arguments: object) -> Captioner:
         settings: dict[str, object] = {"strategy": BeamSearch(size=2)}
@@ -430,7 +430,7 @@ def make_captioner(caption_words: Tokenizer) -> MakeCaptioner:
 
 @pytest.fixture
 def caption_batch(caption_words: Tokenizer) -> CaptionBatch:
-    """Three random images with captions of unlike lengths."""
+    """Three random images with captions of different lengths."""
     reader = TensorImages(torch.randint(256, (3, 3, 16, 24), dtype=torch.uint8), torch.zeros(3))
     dataset = CaptionDataset(
         reader, ["1", "2", "3"], [[text] for text in CAPTIONS], caption_words, ImageTransform((16, 24))

@@ -1,4 +1,4 @@
-"""What holds for every system here, and for every recipe: a new one is tested by existing."""
+"""Contracts of every system and every recipe: a new one is tested by existing."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ if TYPE_CHECKING:
 
 
 class Example(NamedTuple):
-    """How to make a tiny system of one class.
+    """A tiny system of one class.
 
     Attributes:
-        build: makes it in Python.
-        words: make it on the command line, data and all.
+        build: creates it in Python.
+        words: create it on the command line, with data.
         loader: data for it, in Python.
         inputs: what its forward pass takes.
     """
@@ -296,7 +296,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_loads_alone(path: Path, trained: LightningModule, inputs: tuple[Tensor, ...]) -> None:
-    """The checkpoint needs nothing but its path, gives the class that was saved, and says the same."""
+    """The checkpoint needs nothing but its path, gives the class that was saved, and the same outputs."""
     for through in (System, type(trained)):
         loaded = through.load_from_checkpoint(path, weights_only=True)
         assert type(loaded) is type(trained)
@@ -333,7 +333,7 @@ def test_it_trains_tests_predicts_and_loads_from_python(
 @EVERY_SYSTEM
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-def test_it_trains_on_a_gpu_and_says_the_same_there(
+def test_it_trains_on_a_gpu_and_predicts_the_same_there(
     cls: type[System], precision: str, tmp_path: Path, make_trainer: MakeTrainer
 ) -> None:
     example = EXAMPLES[cls]
@@ -389,7 +389,7 @@ REAL_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def photos(folder: Path) -> None:
-    """A folder of classes as the recipe's user has it."""
+    """A folder of classes, as for the recipe."""
     for name in ("cats", "dogs"):
         (folder / name).mkdir(parents=True)
         for number in range(10):
@@ -403,7 +403,7 @@ LAID_OVER = [name for name in recipe_names() if name not in WHOLE]
 
 
 def captioned_photos(folder: Path, size: int) -> tuple[str, ...]:
-    """A folder of photos with a table of captions as the recipes' user has it."""
+    """A folder of photos with a table of captions, as for the recipes."""
     photos(folder)
     rows = [
         f"{name}/{number}.png,one of the {name} {word},{split}"
@@ -416,7 +416,7 @@ def captioned_photos(folder: Path, size: int) -> tuple[str, ...]:
 
 
 def data_for(name: str) -> tuple[str, ...]:
-    """Words that bring a recipe to data that is there; skips the test where there is none."""
+    """Words that point a recipe to available data; skips the test if there is none."""
     recipe = yaml.safe_load(find_recipe(name).read_text())
     data = recipe["data"]
     arguments = data.get("init_args", {})
@@ -452,10 +452,10 @@ def data_for(name: str) -> tuple[str, ...]:
 
 
 def small(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe for hundreds of thousands of steps and many millions of parameters, as far as a test can follow it."""
+    """A long recipe of a large network with two steps and a small network."""
     trainer = recipe["trainer"]
     for arguments in nested_networks(recipe):
-        arguments.pop("pretrained", None)  # what is downloaded is no test's business
+        arguments.pop("pretrained", None)  # tests download nothing
     if network_of(recipe).get("dim", 0) >= 512:
         network_of(recipe)["dim"] = 64
     if "max_steps" in trainer:
@@ -468,13 +468,13 @@ def small(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def network_of(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its network, or of the backbone of one."""
+    """Arguments of a recipe's network, or of its backbone."""
     arguments = recipe["model"]["init_args"]
     return cast(dict[str, Any], (arguments.get("network") or arguments["backbone"])["init_args"])
 
 
 def nested_networks(recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a recipe says of its network, of the backbone in that, and of the network in the backbone."""
+    """Arguments of a recipe's network, of the backbone in it, and of the network in the backbone."""
     found = [network_of(recipe)]
     for part in ("backbone", "network"):
         found.append(found[-1].get(part, {}).get("init_args", {}))
@@ -482,7 +482,7 @@ def nested_networks(recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def patch_of(recipe: dict[str, Any], otherwise: int) -> int:
-    """The side of a ViT's patches in a recipe, where it says one: images must be a multiple of it."""
+    """Patch size of a ViT in a recipe, of which image sizes must be a multiple."""
     found = next((network["patches"] for network in nested_networks(recipe) if "patches" in network), otherwise)
     return found if isinstance(found, int) else int(found["init_args"]["patch_size"])
 
@@ -517,7 +517,7 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAID_OVER)
-def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+def test_a_partial_recipe_runs_over_the_one_that_it_names(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     [base] = re.findall(rf"--config (\w+) --config {name}", find_recipe(name).read_text())
     words = ("--config", config_of(base), *QUICK, *data_for(base))
     first = run_command("fit", *words)
@@ -531,14 +531,14 @@ def test_a_recipe_is_laid_over_the_one_that_it_names(name: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", slow_except("vit_digits", [one for one in WHOLE if one not in WITHOUT_ATTENTION]))
-def test_a_recipe_draws_its_attention_when_it_is_due(name: str, tmp_path: Path, run_command: RunCommand) -> None:
-    """On the digits enlarged or on numbers, so that every recipe can be tried on every machine."""
+def test_a_recipe_draws_its_attention(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    """On enlarged digits or on numbers, which are available on every machine."""
     recipe = recipe_of(name)
     callbacks = recipe["trainer"]["callbacks"]
     [maps] = [callback for callback in callbacks if callback["class_path"].endswith("AttentionMapLogger")]
     maps["init_args"] = {"every_n_epochs": 1}
     network = network_of(recipe)
-    # Every layer and head is a picture of its own, and one layer shows what all would.
+    # One layer is enough: every layer and head is drawn alike.
     network |= {"depth": 1} if "depth" in network else {}
     words: tuple[str, ...] = ()
     if recipe["model"]["class_path"].endswith("Captioner"):

@@ -1,3 +1,5 @@
+"""The small ResNet against torchvision's blocks and the paper's number of parameters."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,7 +24,7 @@ def test_a_block_equals_torchvisions(widths: tuple[int, int], stride: int) -> No
 
 
 def test_parameters_of_the_papers_network_of_twenty_layers() -> None:
-    """Table 6: ResNet-20 on CIFAR-10, 0.27 M, with shortcuts of one place where sizes differ."""
+    """Table 6: ResNet-20 on CIFAR-10, 0.27 M, with 1 x 1 shortcuts where sizes differ."""
     assert sum(p.numel() for p in SmallResNet(10, depth=3).parameters()) == 272_474
 
 
@@ -47,7 +49,7 @@ def test_refuses_sizes_that_are_not_positive(arguments: dict[str, int], message:
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])
-def test_the_channels_of_a_place_lie_side_by_side(in_channels: int) -> None:
-    """In which layout convolutions on CPUs are faster."""
+def test_feature_maps_are_channels_last_in_memory(in_channels: int) -> None:
+    """Convolutions on CPUs are faster in this layout."""
     found = SmallResNet(0, (16, 16), in_channels).features(torch.randn(2, in_channels, 16, 16))
     assert found.is_contiguous(memory_format=torch.channels_last)

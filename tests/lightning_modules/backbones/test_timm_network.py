@@ -1,3 +1,5 @@
+"""CNNs of timm as networks with a head and locations for attention."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +24,7 @@ def test_equals_timms_model_with_its_head(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "convnext_atto", "regnetx_002", "densenet121"])
-def test_says_where_attention_goes(name: str) -> None:
+def test_networks_name_the_locations_of_attention(name: str) -> None:
     network = TimmNetwork(3, (64, 64), name=name)
     found = insert_attention(network, lambda c: SqueezeExcite(c, hidden_channels=4), network.attention_locations)
     assert len(found) == len(network.attention_locations) >= 4
@@ -39,17 +41,17 @@ def test_starts_from_a_file_of_weights(tmp_path: Path) -> None:
 
 
 def test_refuses_an_unknown_name() -> None:
-    with pytest.raises(ValueError, match="name: timm has no model 'resnt18'; did you mean resnet18"):
+    with pytest.raises(ValueError, match=r"name: .*'resnt18'.* resnet18"):
         TimmNetwork(3, name="resnt18")
 
 
 def test_refuses_a_missing_file() -> None:
-    with pytest.raises(FileNotFoundError, match=r"pretrained: there is no file 'nowhere.safetensors'"):
+    with pytest.raises(FileNotFoundError, match=r"pretrained: .*'nowhere\.safetensors'"):
         TimmNetwork(3, name="resnet18", pretrained="nowhere.safetensors")
 
 
-def test_weights_that_cannot_be_had_are_named() -> None:
-    with pytest.raises(ValueError, match="pretrained: .* cspresnet50d; give the path"):
+def test_weights_that_timm_does_not_have_are_named() -> None:
+    with pytest.raises(ValueError, match=r"pretrained: .* cspresnet50d; give the path"):
         TimmNetwork(3, (64, 64), name="cspresnet50d", pretrained=True)
 
 
@@ -60,5 +62,5 @@ def test_refuses_a_file_of_anything_else(name: str, tmp_path: Path) -> None:
         save_file(timm.create_model("resnet10t").state_dict(), file)
     else:
         file.write_bytes(b"junk" * 99 if name.startswith("junk") else b"")
-    with pytest.raises(ValueError, match=rf"pretrained='.*{name}' holds no weights of resnet18: "):
+    with pytest.raises(ValueError, match=rf"pretrained='.*{name}' .* resnet18"):
         TimmNetwork(3, (64, 64), name="resnet18", pretrained=str(file))

@@ -1,3 +1,5 @@
+"""Weights and settings of timm's ViTs in ours."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -34,7 +36,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def created(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The models that timm makes from here on, with weights that matter."""
+    """Models that timm creates during the test, with random weights."""
     models: list[nn.Module] = []
     create: Create = timm.create_model
 
@@ -48,7 +50,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 @pytest.fixture
 def shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of any size, in no time: timm makes them of one layer and without values."""
+    """Models of any size quickly: timm creates them with one layer and on the meta device."""
     create: Create = timm.create_model
 
     def create_without_values(name: str, **kwargs: object) -> nn.Module:
@@ -164,7 +166,7 @@ def test_other_families_are_refused(name: str, reason: str, shapes_only: None) -
     ],
 )
 def test_an_unknown_name_gets_its_near_matches(name: str, near: str) -> None:
-    with pytest.raises(ValueError, match=rf"name: timm has no model '{name}'; did you mean .*{near}"):
+    with pytest.raises(ValueError, match=rf"name: .*'{name}'.* {near}"):
         ViTClassifier.from_timm(name)
 
 
@@ -176,7 +178,7 @@ def test_a_tagged_name_means_the_same_network(created: list[nn.Module]) -> None:
     assert ours.class_names[999] == "class 999"
 
 
-def test_another_number_of_classes_starts_the_head_anew(created: list[nn.Module]) -> None:
+def test_another_number_of_classes_gets_an_untrained_head(created: list[nn.Module]) -> None:
     ours = ViTClassifier.from_timm("test_vit", num_classes=5, class_names=list("abcde"), image_size=32)
     [theirs] = created
     weight = ours.network.state_dict()["head.weight"]
@@ -207,7 +209,7 @@ def test_arguments_of_the_class_and_a_users_subclass() -> None:
     ours = Mine.from_timm("test_vit", image_size=32, num_classes=3, label_smoothing=0.25, layer_decay=0.5)
     assert type(ours) is Mine
     assert ours.hparams["label_smoothing"] == 0.25
-    with pytest.raises(ValueError, match="patch height 16 does not divide image height 40; resize to 32 or 48"):
+    with pytest.raises(ValueError, match=r"16 .* 40; .*32 or 48"):
         ViTClassifier.from_timm("test_vit", image_size=40)
 
 

@@ -1,4 +1,4 @@
-"""Captioners: their loss, what they write and draw, and what they take for an image."""
+"""Captioners: loss, captions, plots, and the images that they accept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_loss_is_the_mean_over_real_words_of_each_image_by_itself(
     torch.testing.assert_close(loss, torch.stack(found).mean(), check_dtype=False)
 
 
-def test_features_that_were_computed_before_stand_for_the_images(
+def test_precomputed_features_replace_the_images(
     every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch
 ) -> None:
     system, some = make_captioner(every_captioner).eval(), caption_batch
@@ -47,10 +47,10 @@ def test_features_that_were_computed_before_stand_for_the_images(
     assert system.predict_step(known, 0) == system.predict_step(some, 0)
 
 
-# What is written.
+# Captions.
 
 
-def test_a_step_at_a_time_says_what_the_whole_says(
+def test_steps_equal_the_whole(
     every_captioner: str, make_captioner: MakeCaptioner, caption_batch: CaptionBatch
 ) -> None:
     system, some = make_captioner(every_captioner).eval(), caption_batch
@@ -63,7 +63,7 @@ def test_a_step_at_a_time_says_what_the_whole_says(
     torch.testing.assert_close(torch.cat(found, dim=1), whole)
 
 
-def test_captions_are_the_same_alone_and_in_company_and_leave_the_mode_as_it_was(
+def test_captions_do_not_depend_on_the_batch_and_the_mode_is_kept(
     every_captioner: str, make_captioner: MakeCaptioner
 ) -> None:
     system = make_captioner(every_captioner)
@@ -76,7 +76,7 @@ def test_captions_are_the_same_alone_and_in_company_and_leave_the_mode_as_it_was
     assert system.network.backbone.training
 
 
-def test_a_caption_is_no_longer_than_it_may_be(make_captioner: MakeCaptioner) -> None:
+def test_a_caption_is_at_most_max_length_long(make_captioner: MakeCaptioner) -> None:
     system = make_captioner("show-and-tell", max_length=3)
     with torch.no_grad():
         system.decoder.output.bias[system.target_tokenizer.eos_id] = -100.0
@@ -84,7 +84,7 @@ def test_a_caption_is_no_longer_than_it_may_be(make_captioner: MakeCaptioner) ->
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """One picture in every form that a picture comes in."""
+    """One image in every file format and mode."""
     values = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     plain = Image.fromarray(values)
     turned = Image.Exif()
@@ -104,25 +104,25 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in forms}
 
 
-def test_any_kind_of_picture_is_described(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
+def test_any_kind_of_image_file_is_described(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
     files = _files(tmp_path)
     assert len(make_captioner("transformer").caption(list(files.values()))) == len(files)
 
 
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
+def test_other_inputs_are_refused_by_name(tmp_path: Path, make_captioner: MakeCaptioner) -> None:
     system, cut = make_captioner("show-and-tell"), tmp_path / "cut.jpg"
     Image.fromarray(np.zeros((50, 50, 3), dtype=np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"cut\.jpg' cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"cut\.jpg"):
         system.caption([cut])
-    with pytest.raises(FileNotFoundError, match="there is no such image file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
         system.caption([tmp_path / "none.jpg"])
     with pytest.raises(TypeError, match=r"images .*got one Image"):
         system.caption(Image.new("RGB", (9, 9)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got one generator"):
         system.caption(name for name in ("cat.jpg",))  # type: ignore[arg-type]
     for tensor in (torch.rand(3, 16, 24), torch.rand(2, 1, 16, 24), torch.zeros(2, 3, 16, 24, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"one tensor must hold transformed images, \(B, 3, H, W\) of floats, got"):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\).*, got"):
             system.caption(tensor)
     with pytest.raises(ValueError, match="images is empty"):
         system.caption(torch.zeros(0, 3, 16, 24))
@@ -134,20 +134,20 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, make_captioner: M
         system.caption([torch.rand(3, 9, 9)], batch_size=0)
 
 
-# What is drawn.
+# Plots.
 
 
 @pytest.mark.parametrize("kind", ["show-attend-and-tell", "transformer", "patches"])
-def test_the_plot_has_a_picture_for_each_word(kind: str, make_captioner: MakeCaptioner) -> None:
+def test_the_plot_has_a_panel_per_word(kind: str, make_captioner: MakeCaptioner) -> None:
     system = make_captioner(kind)
     images = torch.randn(2, 3, 16, 24)
     words = [text.split() for text in system.caption(images)]
     titles = [axis.get_title() for axis in system.plot(images).axes if axis.images]
-    assert titles == [title for told in words for title in ["", *told]]
+    assert titles == [title for caption in words for title in ["", *caption]]
 
 
-class OnePlace(AdditiveAttention):
-    """Looks at one place only: of 8 rows and 12 columns, row 0, column 7."""
+class OneLocation(AdditiveAttention):
+    """Attends to one location only: of 8 rows and 12 columns, row 0, column 7."""
 
     def attend(
         self,
@@ -163,23 +163,23 @@ class OnePlace(AdditiveAttention):
         return AttentionOutput(weights @ memory.value, weights)
 
 
-def test_the_maps_lie_over_the_places_that_were_looked_at(make_captioner: MakeCaptioner) -> None:
-    system = make_captioner(network=partial(CAPTION_RNN, attention=OnePlace))
+def test_attention_maps_lie_over_the_locations_that_were_attended_to(make_captioner: MakeCaptioner) -> None:
+    system = make_captioner(network=partial(CAPTION_RNN, attention=OneLocation))
     heat = next(axis.images[1] for axis in system.plot(torch.randn(1, 3, 16, 24)).axes if len(axis.images) > 1)
     values = np.asarray(heat.get_array())
     assert values.shape == (8, 12)
     assert np.argwhere(values == values.max()).tolist() == [[0, 7]]
 
 
-def test_without_attention_there_is_nothing_to_draw(make_captioner: MakeCaptioner) -> None:
-    with pytest.raises(ValueError, match="FixedVectorDecoder has no attention"):
+def test_a_captioner_without_attention_cannot_be_plotted(make_captioner: MakeCaptioner) -> None:
+    with pytest.raises(ValueError, match="FixedVectorDecoder"):
         make_captioner("show-and-tell").plot([torch.rand(3, 9, 9)])
 
 
-# What it is made of.
+# Parts.
 
 
-def test_the_backbone_learns_at_a_rate_of_its_own(every_captioner: str, make_captioner: MakeCaptioner) -> None:
+def test_the_backbone_has_its_own_learning_rate(every_captioner: str, make_captioner: MakeCaptioner) -> None:
     system = make_captioner(every_captioner, layer_decay=0.5)
     system.optimizers = lambda: None  # type: ignore[method-assign, assignment]
     optimizer = cast(torch.optim.Optimizer, system.configure_optimizers())

@@ -1,4 +1,4 @@
-"""What is the RNN captioner's own; what all captioners share is tried in test_captioner.py."""
+"""The RNN captioner by itself; behaviour common to all captioners is tested in test_captioner.py."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Classifiers: losses, mixing, metrics, predictions on raw images, checkpoints."""
+
 from __future__ import annotations
 
 import csv
@@ -28,19 +30,19 @@ TRANSFORM = ImageTransform(8, channels=1)
 
 
 class Pixels(nn.Module):
-    """The smallest network: one map of all pixels, and dropout so that the mode shows."""
+    """The smallest network: one linear layer, and dropout that depends on the mode."""
 
     def __init__(self, num_classes: int, image_size: tuple[int, int], in_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
-        self.map = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)
+        self.linear = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.map(self.drop(images.flatten(1)))
+        return self.linear(self.drop(images.flatten(1)))
 
 
 class Given(nn.Module):
-    """Takes the first pixels for logits."""
+    """Returns the first pixels as logits."""
 
     def __init__(self, num_classes: int, image_size: tuple[int, int], in_channels: int) -> None:
         super().__init__()
@@ -101,16 +103,16 @@ def test_mixup_mixes_images_and_targets_alike(smoothing: float) -> None:
     loss = model.training_step((images, labels), 0)
     [mixed] = seen
     partner = images.roll(1, 0)
-    share = ((mixed - partner) * (images - partner)).sum() / (images - partner).square().sum()
-    assert 0 < share < 1
-    torch.testing.assert_close(mixed, share * images + (1 - share) * partner)
-    targets = share * one_hot(labels) + (1 - share) * one_hot(labels).roll(1, 0)
+    fraction = ((mixed - partner) * (images - partner)).sum() / (images - partner).square().sum()
+    assert 0 < fraction < 1
+    torch.testing.assert_close(mixed, fraction * images + (1 - fraction) * partner)
+    targets = fraction * one_hot(labels) + (1 - fraction) * one_hot(labels).roll(1, 0)
     expected = soft_cross_entropy(model.network(mixed), (1 - smoothing) * targets + smoothing / 3)
     torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_cutmix_pastes_a_rectangle_and_weighs_by_its_area() -> None:
-    """Yun et al.: λ is the share of the pixels that stay."""
+    """Yun et al.: λ is the fraction of the pixels that are kept."""
     for seed in range(10):
         torch.manual_seed(seed)
         model = classifier(cutmix=1.0)
@@ -122,12 +124,12 @@ def test_cutmix_pastes_a_rectangle_and_weighs_by_its_area() -> None:
         assert torch.equal(mixed, torch.where(pasted, images.roll(1, 0), images))
         rows, columns = pasted.any(dim=1), pasted.any(dim=0)
         assert torch.equal(pasted, rows[:, None] & columns)
-        share = 1 - pasted.double().mean()
-        targets = share * one_hot(labels) + (1 - share) * one_hot(labels).roll(1, 0)
+        fraction = 1 - pasted.double().mean()
+        targets = fraction * one_hot(labels) + (1 - fraction) * one_hot(labels).roll(1, 0)
         torch.testing.assert_close(loss.double(), soft_cross_entropy(model.network(mixed), targets), atol=1e-5, rtol=0)
 
 
-def test_with_mixup_and_cutmix_each_batch_takes_one_by_chance() -> None:
+def test_with_mixup_and_cutmix_each_batch_gets_one_at_random() -> None:
     model = classifier(mixup=1.0, cutmix=1.0)
     seen = noted_inputs(model)
     images, labels = batch()
@@ -174,7 +176,7 @@ def test_metrics_are_those_of_all_images_whatever_the_batches(batch_size: int, m
     error = calibration_error(logits, labels)
     expected = {"test/accuracy": accuracy, "test/loss": loss, "test/calibration_error": error}
     assert tested == pytest.approx(expected, abs=1e-5)
-    # A second run starts anew.
+    # A second run starts from zero.
     [again] = trainer.test(model, loader, verbose=False)
     assert again == tested
 
@@ -250,7 +252,7 @@ def raw_images(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["pil", "array", "tensor", "floats", "path", "text"])
-def test_classify_takes_an_image_in_any_form(kind: str, tmp_path: Path) -> None:
+def test_classify_accepts_an_image_in_any_form(kind: str, tmp_path: Path) -> None:
     images = raw_images(tmp_path)
     model = classifier(transform=ImageTransform(8, channels=1, mean=0.3, std=0.4), class_names=["ant", "bee", "cow"])
     values = cast(Tensor, images["tensor"]).double() / 255
@@ -262,7 +264,7 @@ def test_classify_takes_an_image_in_any_form(kind: str, tmp_path: Path) -> None:
     )
 
 
-def test_classify_takes_images_of_many_sizes_and_a_batch() -> None:
+def test_classify_accepts_images_of_many_sizes_and_a_batch() -> None:
     model = classifier()
     images: list[RawImage] = [torch.rand(1, 8, 8), torch.rand(3, 20, 10), Image.new("RGB", (5, 30), "red")]
     batched = torch.stack([model.transform(image) for image in images])
@@ -271,7 +273,7 @@ def test_classify_takes_images_of_many_sizes_and_a_batch() -> None:
 
 
 @pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (3, 3), (9, 3)])
-def test_top_says_how_many_guesses(top: int, count: int) -> None:
+def test_top_is_the_number_of_guesses(top: int, count: int) -> None:
     [guesses] = classifier().classify([torch.rand(1, 8, 8)], top=top)
     assert len(guesses) == count
     assert [guess.probability for guess in guesses] == sorted((g.probability for g in guesses), reverse=True)
@@ -284,22 +286,22 @@ def test_top_must_be_positive(top: int) -> None:
         classifier().classify([torch.rand(1, 8, 8)], top=top)
 
 
-def test_what_is_no_list_of_images(tmp_path: Path) -> None:
+def test_inputs_other_than_a_list_of_images_are_refused(tmp_path: Path) -> None:
     model = classifier()
-    with pytest.raises(ValueError, match="images is empty; pass at least one"):
+    with pytest.raises(ValueError, match="images is empty"):
         model.classify([])
     for alone in ("image.png", tmp_path, Image.new("L", (8, 8)), np.zeros((8, 8), dtype=np.uint8)):
-        with pytest.raises(TypeError, match=r"images .*got one .*; put it in a list"):
+        with pytest.raises(TypeError, match=r"images .*got one "):
             model.classify(alone)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
         model.classify([tmp_path / "nothing.png"])
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.png.*cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"text\.png"):
         model.classify([tmp_path / "text.png"])
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_is_passing(training: bool) -> None:
+def test_prediction_evaluates_and_keeps_the_mode_of_every_module(training: bool) -> None:
     model = classifier(network=partial(Pixels, dropout=0.5)).train(training)
     images, _ = batch()
     assert torch.equal(model.predict(images), model.predict(images))
@@ -310,7 +312,7 @@ def test_evaluation_is_passing(training: bool) -> None:
     assert model.training == training
 
 
-def test_the_mode_comes_back_after_an_error() -> None:
+def test_the_mode_is_kept_after_an_error() -> None:
     model = classifier().train()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         model.predict(torch.randn(1, 1, 5, 5))
@@ -320,7 +322,7 @@ def test_the_mode_comes_back_after_an_error() -> None:
 def test_class_names() -> None:
     assert classifier().class_names == ["0", "1", "2"]
     assert classifier(class_names=("a", "b", "c")).class_names == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="class_names has 2 names for num_classes=3"):
+    with pytest.raises(ValueError, match=r"class_names .*2 .*num_classes=3"):
         classifier(class_names=["a", "b"])
 
 
@@ -356,7 +358,7 @@ def test_any_network_can_be_classified_with_and_its_checkpoint_loads(
 def test_weight_averaging_saves_and_tests_the_averaged_weights(
     tmp_path: Path, make_classifier: MakeClassifier, make_trainer: MakeTrainer, make_loader: MakeLoader
 ) -> None:
-    """w̄ ← d w̄ + (1 - d) w after each step, followed here by hand beside a training without averaging."""
+    """w̄ ← d w̄ + (1 - d) w after each step, computed here from trainings without averaging."""
     decay, start = 0.5, make_classifier(optimizer=partial(SGD, lr=0.5))
     initial = {name: value.clone() for name, value in start.state_dict().items()}
     followed: list[dict[str, Tensor]] = []

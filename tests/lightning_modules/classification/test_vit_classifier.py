@@ -1,3 +1,5 @@
+"""The ViT classifier: attention maps, rollout, plots, and that it learns."""
+
 from __future__ import annotations
 
 from functools import partial
@@ -59,7 +61,7 @@ def test_attention_maps_of_a_classifier(make_classifier: MakeClassifier, pool: P
     assert torch.equal(again.rollout, maps.rollout)
 
 
-def test_attention_maps_find_the_only_patch_that_is_looked_at(make_classifier: MakeClassifier) -> None:
+def test_the_rollout_finds_the_only_patch_that_is_attended_to(make_classifier: MakeClassifier) -> None:
     """A key lies at the query of the class token where its patch is bright, and far away from it elsewhere."""
     model = make_classifier(partial(VisionTransformer, patches=4, dim=4, depth=1, attention=DistanceAttention))
     state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
@@ -87,7 +89,7 @@ def test_a_plot_has_each_image_and_its_overlay_under_the_likeliest_class(make_cl
         assert [len(axis.images) for axis in figure.axes[2 * row : 2 * row + 2]] == [1, 2]
 
 
-def test_the_images_of_a_plot_look_as_they_did(make_classifier: MakeClassifier) -> None:
+def test_a_plot_shows_images_with_their_original_values(make_classifier: MakeClassifier) -> None:
     model = make_classifier(transform=ImageTransform(8, channels=3, mean=(0.1, 0.2, 0.3), std=0.7))
     image = torch.rand(3, 8, 8)
     shown = model.plot([image]).axes[0].images[0].get_array()

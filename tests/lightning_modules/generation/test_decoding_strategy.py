@@ -1,4 +1,4 @@
-"""What all strategies share."""
+"""Base of the decoding strategies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_modules.generation.decoding_strategy import DecodingStrategy, Opt
         lambda length: st.lists(st.lists(st.integers(0, 3), min_size=length, max_size=length), min_size=2, max_size=2)
     ),
 )
-def test_what_repeats_is_what_a_search_for_the_ngram_finds(size: int, hypotheses: list[list[int]]) -> None:
+def test_repeating_tokens_are_those_that_a_search_for_the_ngram_finds(size: int, hypotheses: list[list[int]]) -> None:
     tokens = torch.tensor(hypotheses, dtype=torch.int64)[None]
     found = DecodingStrategy(no_repeat_ngram=size).repeating(tokens)
     for row, hypothesis in zip(found[0].tolist(), hypotheses, strict=True):
@@ -26,7 +26,7 @@ def test_what_repeats_is_what_a_search_for_the_ngram_finds(size: int, hypotheses
         assert set(row) - {-1} == expected
 
 
-def test_a_strategy_of_ones_own_is_told_what_to_define() -> None:
+def test_a_strategy_names_the_methods_that_it_must_define() -> None:
     strategy = DecodingStrategy()
     with pytest.raises(NotImplementedError, match=r"must define width\(n_best\)"):
         strategy.width(1)

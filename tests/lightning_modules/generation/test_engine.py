@@ -22,7 +22,7 @@ from lightning_modules.generation.sampling import Sampling
 
 PAD, BOS, EOS = 0, 1, 2
 write = partial(generate, pad_id=PAD, bos_id=BOS, eos_id=EOS)
-STATES = 997  # so many that hardly two hypotheses meet in one state, and none have the same score
+STATES = 997  # enough that hypotheses rarely reach the same state, and none have the same score
 AVERAGE, PLAIN, WU = LengthPenalty(), LengthPenalty(alpha=0.0), LengthPenalty(alpha=0.8, offset=5.0)
 
 
@@ -59,7 +59,7 @@ def tables(sentences: int, vocabulary: int, seed: int = 0, *, places: int = 4, e
 
 
 def written(memory: dict[str, Tensor], sentence: int, tokens: Sequence[int]) -> tuple[list[float], list[list[float]]]:
-    """The log probability of each token and where it looked, by Python's own floats."""
+    """The log probability and the attention of each token, in Python floats."""
     hashed, last, found, looked = 0, BOS, [], []
     for token in tokens:
         hashed = (hashed * 31 + last + 7) % STATES
@@ -71,7 +71,7 @@ def written(memory: dict[str, Tensor], sentence: int, tokens: Sequence[int]) -> 
 
 
 def everything(vocabulary: int, longest: int) -> Iterator[tuple[int, ...]]:
-    """All sequences that may be written: those that end, and those that are cut at the maximum length."""
+    """All sequences that may be generated: those that end, and those that are cut at the maximum length."""
     words = [token for token in range(vocabulary) if token not in {PAD, BOS, EOS}]
     for length in range(longest):
         for start in itertools.product(words, repeat=length):
@@ -200,7 +200,7 @@ def test_every_hypothesis_keeps_the_rules(
     seed: int, size: int, vocabulary: int, longest: int, shortest: int, ngram: int, end: float
 ) -> None:
     shortest = min(shortest, longest)
-    if ngram:  # more could be asked for than can be written without repeating
+    if ngram:  # a minimum may be more than is possible without repetition
         shortest = min(shortest, vocabulary - 3)
     memory = tables(3, vocabulary, seed, end=end)
     for strategy in (BeamSearch(size=size, no_repeat_ngram=ngram), Sampling(no_repeat_ngram=ngram)):
@@ -240,7 +240,7 @@ def test_a_repeated_ngram_is_skipped_and_nothing_else() -> None:
 
 def test_a_forced_prefix_is_followed_by_the_best_that_fits_it() -> None:
     memory = tables(3, 6)
-    prefix = [[4, BOS], [], [5]]  # what is given may hold what is never generated
+    prefix = [[4, BOS], [], [5]]  # a prefix may hold tokens that are never generated
     strategy = BeamSearch(size=60)
     found = write(Hashing(), memory, strategy, prefix=prefix, max_length=3, n_best=20)
     as_tensor = torch.tensor([[4, BOS], [PAD, PAD], [5, PAD]])
@@ -257,7 +257,7 @@ def test_a_forced_prefix_is_followed_by_the_best_that_fits_it() -> None:
             assert hypothesis.log_probability == pytest.approx(log_probability, abs=1e-5)
 
 
-def test_there_is_one_hypothesis_while_all_tokens_are_given() -> None:
+def test_there_is_one_hypothesis_while_all_tokens_are_forced() -> None:
     decoder = Hashing()
     write(decoder, tables(2, 9, end=-30.0), BeamSearch(size=4), prefix=[[3, 4, 5], [6, 7]], max_length=2)
     assert [tuple(shape) for shape, _, _ in decoder.seen] == [(2, 1), (2, 1), (2, 1), (2, 4), (1, 4)]
@@ -331,7 +331,7 @@ def test_states_are_not_copied_while_their_order_stays() -> None:
 
 
 class On(Hashing):
-    """The same, made on one device whatever the default one is."""
+    """The same on one device, whatever the default device."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ class Language:
         return StepOutput(self.table[tokens], state, None)
 
 
-def test_a_decoder_without_tensors_is_told_how_many_sentences_there_are() -> None:
+def test_the_number_of_sentences_follows_from_the_prefix_or_the_lengths() -> None:
     decoder = Language(torch.randn(7, 7, generator=torch.Generator().manual_seed(0)))
     by_prefix = write(decoder, None, max_length=5, prefix=[[], [4]])
     by_length = write(decoder, ("text", 3), max_length=torch.tensor([5, 5]))
@@ -367,10 +367,10 @@ def test_a_decoder_without_tensors_is_told_how_many_sentences_there_are() -> Non
 
 
 @pytest.mark.parametrize("strategy", [BeamSearch(no_repeat_ngram=2, coverage_penalty=0.1), Sampling(top_k=40)])
-def test_whatever_is_made_is_made_where_the_state_is(strategy: DecodingStrategy) -> None:
+def test_tensors_are_created_on_the_device_of_the_state(strategy: DecodingStrategy) -> None:
     memory = tables(3, 1_000)
     found = []
-    for default in ("cpu", "meta"):  # with what is made on the latter nothing can be computed
+    for default in ("cpu", "meta"):  # a tensor on the latter has no values
         torch.manual_seed(0)
         with torch.device(default):
             decoder = On(torch.device("cpu"))
@@ -383,7 +383,7 @@ def test_no_sentences_at_all() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [4, 5])
-def test_a_beam_larger_than_what_can_be_written(vocabulary: int) -> None:
+def test_a_beam_larger_than_the_number_of_sequences(vocabulary: int) -> None:
     memory = tables(1, vocabulary)
     [found] = write(Hashing(), memory, BeamSearch(size=50), max_length=2, n_best=50)
     expected = [tokens for _, tokens in ranked(memory, 0, everything(vocabulary, 2), BeamSearch())]
@@ -400,8 +400,8 @@ def test_the_end_may_be_the_token_that_also_begins_or_pads() -> None:
     assert pads.tokens == [2]
 
 
-def test_the_unknown_is_never_written() -> None:
-    """To a reader it says nothing; what is likeliest beside it is written, at its own chance."""
+def test_the_unknown_token_is_never_generated() -> None:
+    """The most probable of the other tokens is generated, with its own probability."""
     table = torch.tensor([[0.0, 1.0, 9.0, 2.0], [9.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]])
     arguments = {"bos_id": 0, "eos_id": 1, "pad_id": 0, "max_length": 9}
     [[doubtful]] = generate(Language(table), None, prefix=[[]], **arguments)  # type: ignore[arg-type]
@@ -444,7 +444,7 @@ def test_logits_of_minus_infinity_forbid_a_token(strategy: DecodingStrategy) -> 
         write(Hashing(), memory, strategy, max_length=4)
 
 
-def test_what_a_dead_hypothesis_gives_is_ignored() -> None:
+def test_logits_of_a_dead_hypothesis_are_ignored() -> None:
     table = torch.full((5, 5), math.nan)
     table[BOS] = torch.tensor([-math.inf, -math.inf, 0.0, 1.0, -math.inf])
     table[3] = torch.tensor([-math.inf, -math.inf, 0.0, -math.inf, -math.inf])
@@ -472,7 +472,7 @@ def test_what_a_dead_hypothesis_gives_is_ignored() -> None:
         ({"eos_id": 8}, "only 8 tokens"),
     ],
 )
-def test_arguments_that_make_no_sense_are_named(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write(Hashing(), tables(2, 8), **{"max_length": 5, **arguments})
 

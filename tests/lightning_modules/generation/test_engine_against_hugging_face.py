@@ -1,4 +1,4 @@
-"""The engine writes what Hugging Face's ``generate`` writes, by the same network."""
+"""The engine generates the same sequences as Hugging Face's ``generate`` with the same network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HF_PAD, HF_EOS = 29, 0
 
 
 def tiny_marian(seed: int, end: float) -> MarianMTModel:
-    """A random model that ends hypotheses at different lengths, and does not say one token for ever."""
+    """A random model whose hypotheses have different lengths and do not repeat one token without end."""
     torch.manual_seed(seed)
     config = MarianConfig(
         vocab_size=30,
@@ -79,7 +79,7 @@ def test_the_same_sequences_and_scores_as_hugging_face(size: int, alpha: float, 
     strategy = BeamSearch(size, LengthPenalty(alpha=alpha), no_repeat_ngram=arguments.get("no_repeat_ngram_size", 0))
     lengths = set()
     for seed, end in enumerate([2.0, 2.0, 3.0, 3.0]):
-        model: Any = tiny_marian(seed, end)  # its own annotations forbid to call its generate
+        model: Any = tiny_marian(seed, end)  # its annotations do not allow calls of generate
         source = torch.randint(1, 29, (5, 6))
         mask = (torch.arange(6) < torch.tensor([[6], [4], [5], [2], [6]])).long()
         with torch.no_grad():
@@ -111,9 +111,9 @@ def test_the_same_sequences_and_scores_as_hugging_face(size: int, alpha: float, 
         ours = [hypothesis for hypotheses in found for hypothesis in hypotheses]
         theirs = [[token for token in row[1:] if token != HF_PAD] for row in output.sequences.tolist()]
         assert [hypothesis.tokens for hypothesis in ours] == theirs
-        if size > 1:  # greedy search there tells no score
+        if size > 1:  # greedy search there returns no score
             expected = output.sequences_scores.tolist()
             assert [hypothesis.score for hypothesis in ours] == pytest.approx(expected, rel=1e-4, abs=1e-4)
         lengths |= {len(tokens) for tokens in theirs}
-    # Else little is seen of the penalty, which greedy search does not ask.
+    # With equal lengths the penalty would change nothing; greedy search has none.
     assert len(lengths) > (2 if size > 1 else 1)

@@ -28,17 +28,17 @@ def draw(strategy: Sampling, logits: Tensor = LOGITS, banned: tuple[int, ...] = 
 
 
 def assert_drawn_from(tokens: Tensor, probability: list[float]) -> None:
-    """Each count lies within five standard deviations, and Pearson's statistic is no more than chance makes it."""
+    """Each count lies within five standard deviations, and Pearson's statistic within five of its own."""
     counts = tokens.bincount(minlength=len(probability)).tolist()
     statistic = 0.0
-    for count, share in zip(counts, probability, strict=True):
-        expected = share * DRAWS
-        if share == 0.0:
+    for count, chance in zip(counts, probability, strict=True):
+        expected = chance * DRAWS
+        if chance == 0.0:
             assert count == 0
         else:
-            assert abs(count - expected) <= 5 * math.sqrt(expected * (1 - share)) + 1e-9
+            assert abs(count - expected) <= 5 * math.sqrt(expected * (1 - chance)) + 1e-9
             statistic += (count - expected) ** 2 / expected
-    freedom = sum(share > 0 for share in probability) - 1
+    freedom = sum(chance > 0 for chance in probability) - 1
     assert statistic <= freedom + 5 * math.sqrt(2 * freedom)
 
 
@@ -105,7 +105,7 @@ def write(table: Tensor, strategy: Sampling, n_best: int, generator: torch.Gener
 
 
 @given(data=st.data(), number=st.integers(1, 50))
-def test_what_has_no_probability_is_never_drawn(data: st.DataObject, number: int) -> None:
+def test_tokens_without_probability_are_never_drawn(data: st.DataObject, number: int) -> None:
     sizes = st.sampled_from([0.0, 1e-30, 1e-7, 0.3, 1.0])
     rows = data.draw(st.lists(st.lists(sizes, min_size=5, max_size=5).filter(any), min_size=1, max_size=4))
     probability = torch.tensor(rows)
@@ -129,7 +129,7 @@ def test_whole_sequences_come_as_often_as_the_decoder_says() -> None:
     assert_drawn_from(torch.tensor([sequences.index(tokens) for tokens in written]), expected)
 
 
-def test_log_probability_is_the_decoders_own_whatever_is_drawn_from() -> None:
+def test_log_probability_is_that_of_the_decoder_whatever_the_sampling() -> None:
     table = torch.randn(6, 6, generator=torch.Generator().manual_seed(4))
     model = table.double().log_softmax(dim=-1)
     [found] = generate(
@@ -150,7 +150,7 @@ def test_log_probability_is_the_decoders_own_whatever_is_drawn_from() -> None:
         assert hypothesis.score == hypothesis.log_probability
 
 
-def test_the_same_generator_draws_the_same_and_the_global_one_is_left_alone() -> None:
+def test_a_generator_repeats_its_draws_and_leaves_the_global_one_unchanged() -> None:
     table = torch.zeros(40, 40)
     state = torch.get_rng_state()
     first, second, other = (write(table, Sampling(), 20, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
@@ -197,7 +197,7 @@ def test_values_out_of_range_are_named(build: type, message: str) -> None:
         build()
 
 
-def test_recipes_can_say_it_and_checkpoints_keep_it() -> None:
+def test_it_is_built_from_a_recipe_and_from_a_checkpoint() -> None:
     parser = ArgumentParser()
     parser.add_argument("--strategy", type=Sampling)
     strategy = Sampling(temperature=0.7, top_k=30, top_p=0.9, no_repeat_ngram=2)

@@ -85,13 +85,13 @@ def real_captions() -> list[list[str]]:
 
 
 def real_corpus(count: int) -> Corpus:
-    """One caption of each image as what was written, the others to compare it with; words with spaces between them."""
+    """One caption per image as the hypothesis, the others as references; words separated by spaces."""
     images = [[" ".join(caption_words(text)) for text in several] for several in real_captions()[:count]]
     return [several[0] for several in images], [several[1:] for several in images]
 
 
 def made_corpus(count: int, seed: int, most: int = 5) -> Corpus:
-    """References that no two images share, one to ``most`` of each, and spoilt copies of these, some of them empty."""
+    """References that no two images have in common, one to ``most`` per image, and corrupted copies, some empty."""
     draw = random.Random(seed)  # noqa: S311 # nobody's secrets
     parts = [
         ["a", "the", "one", "two young", "a group of"],
@@ -105,7 +105,7 @@ def made_corpus(count: int, seed: int, most: int = 5) -> Corpus:
     def text() -> str:
         return " ".join(draw.choice(part) for part in parts)
 
-    def spoilt(text: str) -> str:
+    def corrupted(text: str) -> str:
         words = text.split()
         for _ in range(draw.randint(0, 3)):
             place = draw.randrange(len(words))
@@ -114,14 +114,14 @@ def made_corpus(count: int, seed: int, most: int = 5) -> Corpus:
         return "" if draw.random() < 0.02 else " ".join(words)
 
     references = [[f"{text()} {place}" for _ in range(draw.randint(1, most))] for place in range(count)]
-    return [spoilt(draw.choice(several)) for several in references], references
+    return [corrupted(draw.choice(several)) for several in references], references
 
 
-# Against programs that we did not write.
+# Against the authors' programs.
 
 
 def peer(score: object, corpus: Corpus, **arguments: object) -> tuple[float | list[float], Sequence[float]]:
-    """What a score of the COCO caption evaluation says about a corpus, and about each caption."""
+    """A score of the COCO caption evaluation for a corpus, and for each caption."""
     hypotheses, references = corpus
     written = {place: [hypothesis] for place, hypothesis in enumerate(hypotheses)}
     return score.compute_score(dict(enumerate(references)), written, **arguments)  # type: ignore[attr-defined]
@@ -170,7 +170,7 @@ def test_meteor_is_that_of_its_program(make: Callable[[], Corpus]) -> None:
     assert all(found[place] > each[place] for place in unlike)
 
 
-# What all of them share.
+# Common to all.
 
 
 @settings(max_examples=20)
@@ -200,7 +200,7 @@ def test_the_order_of_the_references_does_not_matter(seed: int) -> None:
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
-def test_perfect_captions_get_the_most(seed: int) -> None:
+def test_perfect_captions_get_the_highest_score(seed: int) -> None:
     _, references = made_corpus(20, seed, most=1)
     hypotheses = [several[0] for several in references]
     for make in COMPARED:
@@ -210,7 +210,7 @@ def test_perfect_captions_get_the_most(seed: int) -> None:
         assert value(make(), (hypotheses, others)) == pytest.approx(1)
 
 
-def test_text_is_made_words() -> None:
+def test_texts_are_split_into_words() -> None:
     hypotheses, references = ["A Dog, running."], [["a dog running", "THE DOG!"]]
     for make in COMPARED:
         pair = hypotheses * 2, references * 2
@@ -220,7 +220,7 @@ def test_text_is_made_words() -> None:
 
 
 @pytest.mark.parametrize("make", EVERY)
-def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], Metric]) -> None:
+def test_no_texts_score_zero_and_a_reset_forgets(make: Callable[[], Metric]) -> None:
     metric = make()
     corpus = made_corpus(20, seed=0)
     assert value(metric, corpus) > 0.01
@@ -233,7 +233,7 @@ def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], Metric]
 
 
 @pytest.mark.parametrize("make", COMPARED)
-def test_what_cannot_be_compared_is_refused(make: Callable[[], Metric]) -> None:
+def test_mismatched_references_are_refused(make: Callable[[], Metric]) -> None:
     with pytest.raises(ValueError, match="2 hypotheses for 1 references"):
         make().update(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match=r"references\[1\] is empty"):
@@ -248,12 +248,12 @@ def test_bleu_has_four_orders(order: int) -> None:
         CaptionBLEU(order)
 
 
-def test_a_score_must_say_what_it_sums() -> None:
+def test_a_score_must_define_its_statistics() -> None:
     class Unfinished(CaptionScore):
         def compute(self) -> torch.Tensor:
             return self.sums
 
-    with pytest.raises(NotImplementedError, match=r"Unfinished must define statistics\(hypothesis, references\)"):
+    with pytest.raises(NotImplementedError, match=r"Unfinished.*statistics\(hypothesis, references\)"):
         Unfinished(1).update(["a"], [["a"]])
 
 
@@ -288,7 +288,7 @@ from lightning_modules.metrics.meteor import METEOR
 given = json.load(open("given.json"))
 
 def run(rank, port):
-    # A process that waits for the other in vain says where it waits.
+    # A process that waits for ever prints where.
     faulthandler.dump_traceback_later(180, exit=True)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     found = []

@@ -26,7 +26,7 @@ def test_each_caption_is_scored_as_the_coco_caption_evaluation_does() -> None:
     _, wanted = Cider().compute_score(dict(enumerate(REFERENCES)), written)
     frequencies = DocumentFrequencies.of(REFERENCES)
     assert cider_d(HYPOTHESES, REFERENCES, frequencies) == pytest.approx(wanted.tolist(), abs=1e-9)
-    # Each by itself, in another order, and some of them twice: the frequencies are what ties them together.
+    # One by one, in another order, and some of them twice: the frequencies alone depend on the corpus.
     chosen = [2, 0, 2, 6]
     texts, several = [HYPOTHESES[place] for place in chosen], [REFERENCES[place] for place in chosen]
     assert cider_d(texts, several, frequencies) == pytest.approx([wanted[place] for place in chosen], abs=1e-9)
@@ -62,9 +62,9 @@ def test_frequencies_count_images() -> None:
 
 
 def test_impossible_frequencies_are_refused() -> None:
-    with pytest.raises(ValueError, match="images must be 1 or more, and no less than the counts"):
+    with pytest.raises(ValueError, match="images"):
         DocumentFrequencies.of([])
-    with pytest.raises(ValueError, match="whose greatest is 3, got 2"):
+    with pytest.raises(ValueError, match=r"images .* 3, got 2"):
         DocumentFrequencies(2, {("dog",): 3})
 
 

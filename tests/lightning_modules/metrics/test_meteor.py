@@ -1,4 +1,4 @@
-"""METEOR's alignments, and its formula written out."""
+"""METEOR's alignments, and its formula."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def score(hypothesis: str, *references: str) -> float:
 
 
 def test_the_formula() -> None:
-    # Common words weigh .25, others .75: "dog" is alike and "runs" of the stem of "running", in two chunks.
+    # Common words weigh .25, others .75: "dog" is equal and "runs" has the stem of "running", in two chunks.
     found = 0.75 + 0.6 * 0.75
     precision, recall = found / (0.25 + 0.75 + 0.75), found / (0.25 + 0.75 + 0.25 + 0.75)
     wanted = (1 - 0.6 * (2 / 2) ** 0.2) / (0.15 / precision + 0.85 / recall)
@@ -47,9 +47,9 @@ def test_a_corpus_is_the_formula_of_its_sums() -> None:
         ("a dog a cat", "a cat", 2, 1),
         ("a cat a dog", "a dog a cat", 4, 2),
         ("the cat and the dog", "the dog", 2, 1),
-        # A word alike is worth more than a stem in a longer chunk.
+        # An equal word is worth more than a stem in a longer chunk.
         ("a dogs on dog", "a dog", 2, 2),
-        # A stem that has a rival is not worth a chunk, one that has none is.
+        # An ambiguous stem is not worth a chunk, an unambiguous one is.
         ("dogs see dogs", "a dog", 0, 0),
         ("dogs", "a dog", 1, 1),
         ("", "a dog", 0, 0),
@@ -76,7 +76,7 @@ def test_every_alignment_is_possible(hypothesis: list[str], reference: list[str]
 
 
 @given(words=WORDS.filter(bool))
-def test_only_the_same_words_get_the_most(words: list[str]) -> None:
+def test_only_equal_texts_get_the_highest_score(words: list[str]) -> None:
     assert align(words, words).score() == pytest.approx(1)
     assert align(words, [*words, "bird"]).score() < 1
     assert align([*words, "bird"], words).score() < 1

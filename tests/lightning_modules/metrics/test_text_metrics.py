@@ -85,7 +85,7 @@ def test_two_processes_score_as_one(make: Callable[[], CorpusScore]) -> None:
 
 
 @pytest.mark.parametrize("make", [CorpusBLEU, CorpusCHRF])
-def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], CorpusScore]) -> None:
+def test_no_texts_score_zero_and_a_reset_forgets(make: Callable[[], CorpusScore]) -> None:
     metric = make()
     metric.update(HYPOTHESES, REFERENCES)
     assert metric.compute() > 30
@@ -98,5 +98,5 @@ def test_nothing_is_worth_nothing_and_a_reset_forgets(make: Callable[[], CorpusS
 def test_unlike_numbers_are_refused(make: Callable[[], CorpusScore]) -> None:
     with pytest.raises(ValueError, match="2 hypotheses for 1 references"):
         make().update(["a", "b"], [["a"]])
-    with pytest.raises(ValueError, match="references must have the same number for each sentence"):
+    with pytest.raises(ValueError, match=r"references .*same number"):
         make().update(["a", "b"], [["a"], ["a", "b"]])

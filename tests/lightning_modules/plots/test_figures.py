@@ -69,7 +69,7 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path, make_trainer: MakeT
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_overlay_shows_the_images_and_the_maps_over_them(channels: int) -> None:
+def test_an_overlay_shows_images_and_attention_maps_over_them(channels: int) -> None:
     images, maps = torch.rand(2, channels, 8, 12), torch.rand(2, 2, 3)
     figure = overlay(images, maps, ["ant", "bee"])
     assert [axis.get_title() for axis in figure.axes] == ["ant", "", "bee", ""]
@@ -84,7 +84,7 @@ def test_an_overlay_shows_the_images_and_the_maps_over_them(channels: int) -> No
         assert tuple(heat.get_extent()) == (-0.5, 11.5, 7.5, -0.5)  # as far as the image under it
 
 
-def test_an_overlay_needs_no_titles_and_takes_half_precision() -> None:
+def test_an_overlay_needs_no_titles_and_accepts_half_precision() -> None:
     figure = overlay(torch.rand(1, 3, 4, 4).bfloat16(), torch.rand(1, 2, 2).bfloat16())
     assert [axis.get_title() for axis in figure.axes] == ["", ""]
     figure.canvas.draw()
@@ -118,7 +118,7 @@ def test_without_a_logger_no_text_is_written(tmp_path: Path, make_trainer: MakeT
     assert not list(tmp_path.rglob("*.md"))
 
 
-def test_an_alignment_has_a_row_a_target_token_and_a_column_a_source_token() -> None:
+def test_an_alignment_has_a_row_per_target_token_and_a_column_per_source_token() -> None:
     maps = [torch.rand(2, 3), torch.rand(4, 1)]
     sources, targets = [["ein", "Haus", "."], ["ja"]], [["a", "house"], ["y", "e", "s", "!"]]
     figure = alignment(maps, sources, targets)
@@ -133,7 +133,7 @@ def test_an_alignment_has_a_row_a_target_token_and_a_column_a_source_token() -> 
         assert list(axis.get_yticks()) == list(range(len(target)))
 
 
-def test_tokens_are_drawn_as_they_are_written_and_half_precision_is_taken(tmp_path: Path) -> None:
+def test_tokens_are_drawn_literally_and_half_precision_is_accepted(tmp_path: Path) -> None:
     tokens = ["$x$", "$\\frac{$", "a_b", "%", "<eos>"]
     figure = alignment([torch.eye(5).bfloat16()], [tokens], [tokens])
     figure.savefig(tmp_path / "one.png")
@@ -146,7 +146,7 @@ def test_an_alignment_of_unequal_counts_is_refused() -> None:
         alignment([torch.eye(1)], [["a"], ["b"]], [["a"]])
 
 
-def test_each_word_has_its_map_over_its_image() -> None:
+def test_each_word_has_its_attention_map_over_its_image() -> None:
     images, maps = torch.rand(2, 1, 8, 12), [torch.rand(9, 2, 3), torch.rand(2, 2, 3).bfloat16()]
     words = [["a", "$b$", "c", "d", "e", "f", "g", "h"], ["dog"]]  # more maps than words: the end has one too
     figure = words_over_image(images, maps, words)

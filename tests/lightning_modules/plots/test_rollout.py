@@ -49,7 +49,7 @@ def test_it_is_the_papers_product(layers: int, batch: int, heads: int | None, le
     torch.testing.assert_close(rollout.sum(dim=-1), torch.ones(batch, length))
 
 
-def test_all_residual_looks_at_itself_only() -> None:
+def test_with_a_residual_of_one_each_token_attends_to_itself() -> None:
     rollout = attention_rollout(random_maps(3, 2, 2, 4), residual=1.0)
     assert torch.equal(rollout, torch.eye(4).expand(2, 4, 4))
 
@@ -65,12 +65,12 @@ def test_no_maps() -> None:
 
 
 @pytest.mark.parametrize("residual", [-0.1, 1.1])
-def test_a_share_out_of_range(residual: float) -> None:
+def test_a_residual_out_of_range(residual: float) -> None:
     with pytest.raises(ValueError, match=rf"residual.*\[0, 1\], got {residual}"):
         attention_rollout(random_maps(1, 1, 1, 2), residual)
 
 
-def test_a_map_of_heads_becomes_their_mean() -> None:
+def test_attention_maps_of_heads_are_averaged() -> None:
     heads = torch.rand(2, 4, 3, 5)
     torch.testing.assert_close(mean_over_heads(heads), sum(heads.unbind(1)) / 4)
     assert mean_over_heads(heads[:, 0]) is not None

@@ -72,13 +72,13 @@ def test_another_network_is_refused(checkpoints: list[Path], run_command: RunCom
     assert not Path("mean.ckpt").exists()
 
 
-def test_an_existing_file_is_not_written_over(checkpoints: list[Path], run_command: RunCommand) -> None:
+def test_an_existing_file_is_not_overwritten(checkpoints: list[Path], run_command: RunCommand) -> None:
     ran = run_command("average", str(checkpoints[0]), str(checkpoints[1]))
     assert ran.code == 2
     assert "exists already" in ran.err
 
 
-def test_nothing_to_average() -> None:
+def test_no_files_to_average() -> None:
     with pytest.raises(ValueError, match="paths is empty"):
         average_checkpoints([])
 

@@ -94,7 +94,7 @@ def test_only_matrices_of_weights_decay() -> None:
     }
 
 
-def test_what_does_not_decay_stays_where_it_is_without_gradient() -> None:
+def test_parameters_that_do_not_decay_stay_unchanged_without_gradient() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     optimizer = torch.optim.AdamW(parameter_groups(network, [], 1.0), lr=0.1, weight_decay=0.5)
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -114,7 +114,7 @@ def test_shared_parameters_are_counted_once() -> None:
     assert len([parameter for group in groups for parameter in parameters_of(group)]) == 3
 
 
-def test_the_layers_of_a_vit_learn_ever_more_slowly_towards_the_image(make_classifier: MakeClassifier) -> None:
+def test_the_layers_of_a_vit_learn_more_slowly_towards_the_image(make_classifier: MakeClassifier) -> None:
     model = make_classifier(
         optimizer=partial(torch.optim.SGD, lr=1.0, weight_decay=0.3), layer_decay=0.5, lr_scheduler=None
     )

@@ -72,7 +72,7 @@ def types_in(value: object) -> set[type]:
 
 
 @given(VALUES)
-def test_plain_values_stay_what_they_are_and_a_safe_loader_reads_them(value: object) -> None:
+def test_plain_values_are_unchanged_and_a_safe_loader_reads_them(value: object) -> None:
     plain = to_plain(value, "value")
     assert plain == without_tuples(value)
     assert types_in(plain) <= {type(None), bool, int, float, str, list, dict}
@@ -97,7 +97,7 @@ def test_plain_values_stay_what_they_are_and_a_safe_loader_reads_them(value: obj
         ([np.float64(1.5)], [1.5]),
     ],
 )
-def test_what_a_safe_loader_does_not_know_becomes_pythons_own(value: object, expected: object) -> None:
+def test_values_unknown_to_a_safe_loader_become_built_in_types(value: object, expected: object) -> None:
     if expected is None:  # keys of another type have no plain form
         with pytest.raises(ValueError, match="value="):
             to_plain(value, "value")
@@ -162,19 +162,19 @@ def local_function() -> Callable[[], None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_no_plain_form_is_refused_by_name(value: object) -> None:
+def test_values_without_a_plain_form_are_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match=r"^network=.*give a class, a functools.partial"):
         to_plain(value, "network")
 
 
-def test_an_error_says_where_in_the_argument() -> None:
+def test_an_error_names_the_part_of_the_argument() -> None:
     with pytest.raises(ValueError, match=r"^network\['layer'\]\[1\]="):
         to_plain({"layer": [1, object()]}, "network")
     with pytest.raises(ValueError, match=r"^setting.makes="):
         to_plain(Setting((1, 2), makes=lambda: None), "setting")
 
 
-def test_import_paths_lead_back() -> None:
+def test_import_paths_are_those_of_public_names() -> None:
     assert import_path(Holder.Inner) == f"{__name__}.Holder.Inner"
     assert import_path(Attention) == "attention_blocks.Attention"
     assert import_path(local_function()) is None
@@ -198,7 +198,7 @@ def test_a_tokenizer_becomes_its_definition_and_is_built_again() -> None:
     assert built.encode(["grö"]) == tokenizer.encode(["grö"])
 
 
-def test_a_dataclass_of_several_kinds_says_which_it_is() -> None:
+def test_a_dataclass_of_several_kinds_names_its_class() -> None:
     strategy = BeamSearch(size=3, length_penalty=LengthPenalty(alpha=0.5, offset=5.0), no_repeat_ngram=2)
     plain = to_plain(strategy, "strategy")
     assert types_in(plain) <= {dict, str, int, float}

@@ -1,3 +1,5 @@
+"""Learning-rate schedules against their formulas, in training and after resuming."""
+
 from __future__ import annotations
 
 import math
@@ -23,7 +25,7 @@ SGD_1 = partial(SGD, lr=1.0)
 
 
 class Rates(Callback):
-    """Notes the rate of every step."""
+    """Records the rate of every step."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -72,7 +74,7 @@ def test_the_rates_are_the_formulas(total: int, warmup: float, final: float) -> 
         assert second == pytest.approx(0.02 * expected, rel=1e-6, abs=1e-9)
 
 
-def test_it_rises_to_the_base_rate_then_falls_to_the_final_share() -> None:
+def test_it_rises_to_the_base_rate_then_falls_to_the_final_fraction() -> None:
     rates = [rate for [rate] in rates_of(WarmupCosine(optimizer(2.0), warmup=0.1, final=0.1, total_steps=100), 101)]
     assert rates[:11] == sorted(rates[:11])
     assert rates[10] == pytest.approx(2.0)
@@ -91,7 +93,7 @@ def test_no_warm_up_starts_at_the_base_rate() -> None:
     assert first == pytest.approx(0.7)
 
 
-def test_the_length_is_told_once() -> None:
+def test_the_length_is_set_once() -> None:
     schedule = Halving(optimizer(1.0))
     schedule.set_total_steps(4)
     schedule.set_total_steps(400)
@@ -101,7 +103,7 @@ def test_the_length_is_told_once() -> None:
     assert rates_of(given_length, 2) == [[1.0], [0.5]]
 
 
-def test_telling_the_length_corrects_the_rate_of_the_first_step() -> None:
+def test_setting_the_length_corrects_the_rate_of_the_first_step() -> None:
     schedule = WarmupCosine(optimizer(1.0), warmup=0.5, total_steps=None, last_epoch=-1)
     schedule.set_total_steps(10)
     assert schedule.get_last_lr() == [group["lr"] for group in schedule.optimizer.param_groups]
@@ -109,18 +111,18 @@ def test_telling_the_length_corrects_the_rate_of_the_first_step() -> None:
 
 
 @pytest.mark.parametrize(("name", "share"), [("warmup", -0.1), ("warmup", 1.5), ("final", -1.0), ("final", 2.0)])
-def test_shares_out_of_range(name: str, share: float) -> None:
+def test_fractions_out_of_range(name: str, share: float) -> None:
     with pytest.raises(ValueError, match=rf"{name}.*\[0, 1\], got {share}"):
         WarmupCosine(optimizer(1.0), **{name: share})  # type: ignore[arg-type]
 
 
-def test_a_schedule_without_a_factor_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="LengthAwareSchedule must define factor"):
+def test_a_schedule_must_define_factor() -> None:
+    with pytest.raises(NotImplementedError, match=r"LengthAwareSchedule.*factor"):
         LengthAwareSchedule(optimizer(1.0))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_trainer_tells_the_number_of_optimiser_steps(
+def test_the_length_is_the_trainers_number_of_optimiser_steps(
     accumulate: int, make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
 ) -> None:
     model = make_classifier(optimizer=SGD_1, lr_scheduler=partial(WarmupCosine, warmup=0.25, final=0.1))
@@ -146,12 +148,12 @@ def test_a_training_without_end_is_refused(
     make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
 ) -> None:
     model = make_classifier(lr_scheduler=WarmupCosine)
-    with pytest.raises(ValueError, match=r"WarmupCosine needs the training's length; give .*max_epochs"):
+    with pytest.raises(ValueError, match=r"WarmupCosine .*max_epochs"):
         make_trainer(max_epochs=-1).fit(model, make_loader())
 
 
 @pytest.mark.parametrize("epochs", [4, 8])
-def test_a_resumed_schedule_goes_on_towards_the_end_of_the_new_training(
+def test_a_resumed_schedule_continues_towards_the_end_of_the_new_training(
     epochs: int, tmp_path: Path, make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
 ) -> None:
     model = make_classifier(optimizer=SGD_1, lr_scheduler=partial(WarmupCosine, warmup=0.0))
@@ -170,7 +172,7 @@ def test_a_resumed_schedule_goes_on_towards_the_end_of_the_new_training(
 
 
 class StopAfter(Callback):
-    """Ends the training early, as a user does."""
+    """Ends the training early."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -207,7 +209,7 @@ def test_noam_needs_positive_numbers(name: str) -> None:
         Noam(optimizer(1.0), **{"dim": 4, "warmup_steps": 4, name: 0})
 
 
-def test_noam_goes_on_where_it_was_saved() -> None:
+def test_noam_continues_from_its_state() -> None:
     whole, first = Noam(optimizer(1.0), dim=4, warmup_steps=3), Noam(optimizer(1.0), dim=4, warmup_steps=3)
     for schedule in (whole, first):
         for _ in range(4):
@@ -223,7 +225,7 @@ def test_noam_goes_on_where_it_was_saved() -> None:
     assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
 
 
-def test_noam_steps_once_a_batch_in_a_training(
+def test_noam_steps_once_per_batch(
     make_classifier: MakeClassifier, make_loader: MakeLoader, make_trainer: MakeTrainer
 ) -> None:
     model = make_classifier(optimizer=SGD_1, lr_scheduler=partial(Noam, dim=16, warmup_steps=2))

@@ -39,7 +39,7 @@ def test_the_doubly_stochastic_term_is_its_papers_formula(
     torch.testing.assert_close(added.detach(), torch.tensor(wanted / tokens))
 
 
-def test_the_doubly_stochastic_term_evens_out_what_was_looked_at(
+def test_the_doubly_stochastic_term_evens_out_the_attention(
     make_captioner: MakeCaptioner, caption_batch: CaptionBatch
 ) -> None:
     system = make_captioner(objective=DoublyStochastic(weight=10.0))

@@ -1,4 +1,4 @@
-"""The gate; the decoder's formula, steps and beams are tried with those of its kin, in test_rnn_text_decoder.py."""
+"""The gate; formula, steps and beams are tested with those of the other RNN decoders, in test_rnn_text_decoder.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_modules import BahdanauDecoder, Encoded, GatedDecoder, RNNSizes
 SIZES = RNNSizes(8, 16, "lstm")
 
 
-def test_an_open_gate_is_a_bahdanau_decoder_and_a_closed_one_sees_nothing() -> None:
+def test_an_open_gate_is_a_bahdanau_decoder_and_a_closed_one_ignores_the_source() -> None:
     plain, gated = BahdanauDecoder(11, 4, 6, SIZES), GatedDecoder(11, 4, 6, SIZES)
     missing = gated.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing == ["gate.weight", "gate.bias"]
@@ -24,7 +24,7 @@ def test_an_open_gate_is_a_bahdanau_decoder_and_a_closed_one_sees_nothing() -> N
         torch.testing.assert_close(gated(tokens, one), gated(tokens, other))
 
 
-def test_the_map_is_that_of_the_attention_whatever_the_gate() -> None:
+def test_the_weights_are_those_of_the_attention_whatever_the_gate() -> None:
     decoder, memory = GatedDecoder(11, 4, 6, SIZES), Encoded(torch.randn(2, 5, 4), None, torch.randn(2, 6))
     with torch.no_grad():
         decoder.gate.bias.fill_(-1000.0)

@@ -49,7 +49,7 @@ def test_huge_logits_stay_finite() -> None:
     assert all(grad.isfinite().all() for grad in torch.autograd.grad(loss, (x, weight, bias)))
 
 
-def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
+def test_nothing_is_kept_for_a_backward_pass_without_gradients() -> None:
     x, weight, bias, labels = inputs(3, 4, 5)
     with torch.no_grad():
         loss = linear_cross_entropy(x, weight, bias, labels)
@@ -57,7 +57,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted() -> None:
     torch.testing.assert_close(loss.double(), F.cross_entropy(F.linear(x, weight, bias), labels), rtol=1e-5, atol=0)
 
 
-def test_a_frozen_output_map_passes_the_gradient_on() -> None:
+def test_a_frozen_output_layer_passes_the_gradient_on() -> None:
     x, weight, bias, labels = inputs(3, 4, 5)
     loss = linear_cross_entropy(x, weight.detach(), bias.detach(), labels)
     [found] = torch.autograd.grad(loss, x)

@@ -67,7 +67,7 @@ def words(rows: int = B, length: int = T) -> Tensor:
 
 
 def stepwise(decoder: RNNTextDecoder, tokens: Tensor, memory: Encoded) -> tuple[Tensor, Tensor | None]:
-    """Logits and maps of one token after the other."""
+    """Logits and attention weights, one token after the other."""
     state, logits, maps = decoder.start(memory), [], []
     for token in torch.split(tokens, 1, dim=1):
         output = decoder.step(token, state, need_weights=True)
@@ -133,7 +133,7 @@ def logits_by_formula(
 ) -> Tensor:
     """All logits of one sentence, (T, V)."""
     states = first_by_formula(kind, depth, w, summary)
-    vector = states[-1][0]  # what a decoder without attention knows of the source
+    vector = states[-1][0]  # the only input from the source without attention
     fed = torch.zeros(w["readout.bias"].shape, dtype=torch.float64)
     found = []
     for token in tokens:
@@ -263,7 +263,7 @@ def test_a_padded_batch_equals_each_sentence_alone(style: str, lengths: list[int
 
 @every_style
 @every_cell
-def test_padding_means_nothing_to_any_attention(
+def test_padding_changes_nothing_for_any_attention(
     attention: Callable[[int, int], Attention], cell: Cell, style: str
 ) -> None:
     decoder, lengths = decoders(attention, cell, style, depth=1), [6, 2, 4]
@@ -276,7 +276,7 @@ def test_padding_means_nothing_to_any_attention(
 
 
 def greedy(decoder: RNNTextDecoder, memory: Encoded, longest: int) -> list[int]:
-    """One sentence, the whole of it computed anew for each token."""
+    """One sentence, computed from its start for each token."""
     tokens = [BOS]
     while len(tokens) <= longest and tokens[-1] != EOS:
         logits = decoder.output(decoder(torch.tensor([tokens]), memory))[0, -1]
@@ -302,7 +302,7 @@ def test_a_beam_of_one_is_a_greedy_loop_over_the_whole(make: Callable[..., RNNTe
 
 
 @every_decoder
-def test_sampling_everything_reads_what_the_decoder_itself_would_write(make: Callable[..., RNNTextDecoder]) -> None:
+def test_sampling_everything_reads_the_decoders_own_predictions(make: Callable[..., RNNTextDecoder]) -> None:
     decoder, memory, tokens = drawn(make(V, H, F_, RNNSizes(D, H, "gru"))), source(), words(length=6)
     found = decoder.output(decoder(tokens, memory, sampling=1.0))
     read = tokens[:, :1]
@@ -336,8 +336,8 @@ def test_dropout_is_for_training_only(make: Callable[..., RNNTextDecoder]) -> No
 
 @every_cell
 @pytest.mark.parametrize("depth", [1, 3])
-def test_one_place_is_torchs_network_gradients_too(cell: Cell, depth: int) -> None:
-    """On CPUs a single place goes another way than a sequence."""
+def test_a_single_step_equals_torchs_network_gradients_included(cell: Cell, depth: int) -> None:
+    """On CPUs a single step takes another path than a sequence."""
     decoder = drawn(FixedVectorDecoder(V, 4, F_, RNNSizes(D, H, cell, depth), every_step=False))
     x = torch.randn(B, 1, D, dtype=torch.float64)
     hidden = torch.randn(decoder.sizes.components, depth, B, H, dtype=torch.float64)
@@ -353,7 +353,7 @@ def test_one_place_is_torchs_network_gradients_too(cell: Cell, depth: int) -> No
     )
 
 
-def test_dropout_between_layers_is_there_at_one_place_too() -> None:
+def test_dropout_between_layers_acts_on_a_single_step_too() -> None:
     decoder = drawn(FixedVectorDecoder(V, 4, F_, RNNSizes(D, H, "lstm", 2, dropout=0.5), every_step=False))
     x, hidden = torch.randn(B, 1, D, dtype=torch.float64), (torch.zeros(B, 2, H, dtype=torch.float64),) * 2
     still, moved = decoder.run(x, hidden)[1], decoder.train().run(x, hidden)[1]
@@ -375,7 +375,7 @@ def test_an_unknown_cell_and_a_wrong_dropout_are_named() -> None:
             RNNSizes(dropout=dropout)
 
 
-def test_sizes_make_the_network_that_they_describe() -> None:
+def test_sizes_create_the_network_that_they_describe() -> None:
     for cell, depth in product(CELL_KINDS, (1, 2)):
         sizes = RNNSizes(D, H, cell, depth, dropout=0.25)
         rnn = sizes.rnn(3, 5, bidirectional=True)
@@ -390,11 +390,11 @@ def test_sizes_make_the_network_that_they_describe() -> None:
 @every_decoder
 def test_a_source_without_a_summary_is_refused(make: Callable[..., RNNTextDecoder]) -> None:
     decoder, memory = drawn(make(V, H, F_, RNNSizes(D, H))), source()._replace(summary=None)
-    with pytest.raises(ValueError, match=r"memory.summary is None.*give the encoder's last state"):
+    with pytest.raises(ValueError, match=r"memory.summary is None"):
         decoder(words(), memory)
 
 
-def test_any_attention_gives_the_context_its_size() -> None:
+def test_the_context_has_the_size_of_the_attentions_values() -> None:
     for make, wide in product(STYLES.values(), (H, 2 * H)):
         sizes = RNNSizes(D, H)
         if wide == H:
@@ -404,7 +404,7 @@ def test_any_attention_gives_the_context_its_size() -> None:
                 make(V, wide, F_, sizes, attention=DotProductAttention)
 
 
-def test_a_decoder_that_advances_nowhere_says_so() -> None:
+def test_a_decoder_must_define_advance() -> None:
     decoder = RNNTextDecoder(V, F_, RNNSizes(D, H), extra_dim=0, readout_dim=H, tie_embeddings=False)
-    with pytest.raises(NotImplementedError, match=r"RNNTextDecoder must define advance\(x, state"):
+    with pytest.raises(NotImplementedError, match=r"RNNTextDecoder.*advance\(x, state"):
         decoder.advance(torch.zeros(1, 1, D), DecodingState(None, None), need_weights=False)

@@ -65,7 +65,7 @@ def test_it_changes_the_training(
     assert seen[0][-1] != seen[1][-1]
 
 
-def test_it_needs_a_training_with_an_end(
+def test_it_needs_a_training_of_known_length(
     make_translator: MakeTranslator, make_trainer: MakeTrainer, make_text_loader: MakeTextLoader
 ) -> None:
     system = make_translator("luong", objective=ScheduledSampling())

@@ -52,7 +52,7 @@ def test_the_self_critical_loss_is_its_papers_formula(
         for number, one in enumerate(several):
             given = torch.tensor([[system.target_tokenizer.bos_id, *one.tokens]])
             logits = system(cast(Tensor, caption_batch.images)[row : row + 1], given[:, :-1])[0]
-            # What is never written has no chance.
+            # Tokens that are never generated have no probability.
             logits[:, [getattr(system.target_tokenizer, name) for name in ("pad_id", "bos_id", "unk_id")]] = -torch.inf
             chance = float(logits.log_softmax(1)[torch.arange(len(one.tokens)), one.tokens].sum().detach())
             compared = greedy[row] if baseline == "greedy" else several[:number] + several[number + 1 :]
@@ -66,7 +66,7 @@ def test_the_self_critical_loss_is_its_papers_formula(
 
 @pytest.mark.parametrize("baseline", ["others", pytest.param("greedy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_self_critical_training_raises_the_score_of_what_is_drawn(
+def test_self_critical_training_raises_the_score_of_sampled_captions(
     baseline: Literal["others", "greedy"],
     seed: int,
     make_captioner: MakeCaptioner,
@@ -101,7 +101,7 @@ def test_self_critical_training_raises_the_score_of_what_is_drawn(
     assert score() > before + 0.1
 
 
-def test_the_chances_are_those_by_which_captions_were_drawn(
+def test_probabilities_are_those_that_captions_were_sampled_with(
     make_captioner: MakeCaptioner, caption_batch: CaptionBatch, frequencies: DocumentFrequencies
 ) -> None:
     """Without dropout, in training too: with it a biased baseline drives the network apart."""
@@ -117,7 +117,7 @@ def test_the_chances_are_those_by_which_captions_were_drawn(
     torch.testing.assert_close(losses[0], losses[1])
 
 
-def test_a_caption_that_breaks_off_earns_less() -> None:
+def test_a_truncated_caption_has_a_lower_reward() -> None:
     """By its words alone one that ends in "a" would score as well as one that ends behind "grass"."""
     references = [["a dog runs on the grass", "a dog runs on a field", "the dog is on the grass"]]
     frequencies = DocumentFrequencies.of([*references, ["a cat"], ["a cow"], ["snow"]], words_and_end)
@@ -130,7 +130,7 @@ def test_a_caption_that_breaks_off_earns_less() -> None:
 def test_too_few_samples_and_an_unknown_baseline_are_refused() -> None:
     with pytest.raises(ValueError, match=r"samples must be 1 or more.*got samples=0 and baseline='greedy'"):
         SelfCritical(samples=0, baseline="greedy")
-    with pytest.raises(ValueError, match="2 or more for the baseline 'others'; got samples=1 and baseline='others'"):
+    with pytest.raises(ValueError, match=r"samples=1 .*baseline='others'"):
         SelfCritical(samples=1)
     with pytest.raises(ValueError, match=r"baseline .*got 'best'"):
         SelfCritical(baseline=cast(Any, "best"))

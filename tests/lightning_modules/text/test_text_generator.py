@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
 
 
 def log_probabilities(system: Seq2Seq, batch: TextBatch) -> list[Tensor]:
-    """For each sentence by itself, without padding, log p of every token at every place, (T, V), in float64."""
+    """For each sentence by itself, without padding, log p of every token at every position, (T, V), in float64."""
     system = system.double()
     found = []
     for i, (n, m) in enumerate(zip(batch.source_lengths.tolist(), batch.target_lengths.tolist(), strict=True)):
@@ -84,7 +84,7 @@ def test_label_smoothing_out_of_range(smoothing: float) -> None:
 
 
 def pairs(system: Seq2Seq, sentences: list[str]) -> tuple[list[str], list[str]]:
-    """Sources, and references that have something in common with what is written for them."""
+    """Sources, and references that have some words in common with the translations."""
     written = system.translate(sentences, BeamSearch(size=1))
     references = []
     for line in written:
@@ -133,7 +133,7 @@ def test_metrics_are_those_of_the_whole_set_whatever_the_batches(
     assert found[f"{stage}/token_accuracy"] == pytest.approx(sum(right) / len(right), rel=1e-5)
 
 
-def test_a_second_loop_starts_anew(
+def test_a_second_loop_starts_at_zero(
     sentences: list[str],
     make_writer: MakeTranslator,
     make_text_batch: MakeTextBatch,
@@ -149,7 +149,7 @@ def test_a_second_loop_starts_anew(
     assert trainer.validate(system, other, verbose=False) == alone != first
 
 
-def test_the_signatures_are_said_after_a_test(
+def test_signatures_are_logged_after_a_test(
     make_writer: MakeTranslator,
     make_text_loader: MakeTextLoader,
     make_trainer: MakeTrainer,
@@ -256,26 +256,26 @@ def test_two_processes_log_the_scores_of_the_whole_set(
     assert found["val/loss"] == pytest.approx(sum(nll) / len(nll), rel=1e-4)
 
 
-# What a subclass must say.
+# Subclasses.
 
 
 class Silent(TextGenerator):
-    """A system that forgot everything."""
+    """A system without any of the methods."""
 
     def __init__(self, tokenizers: TextTokenizers, network: nn.Module) -> None:
         nn.Module.__init__(self)
         self.target_tokenizer, self.network = tokenizers.target, network
 
 
-def test_what_a_system_must_define_is_named(tokenizers: TextTokenizers) -> None:
+def test_a_system_names_the_methods_that_it_must_define(tokenizers: TextTokenizers) -> None:
     system = Silent(tokenizers, nn.ModuleDict())
     for method in (system.encode, system.target, system.references, system.length_limit):
-        with pytest.raises(NotImplementedError, match=rf"Silent must define {method.__name__}\(batch\)"):
+        with pytest.raises(NotImplementedError, match=rf"Silent.*{method.__name__}\(batch\)"):
             method(None)
 
 
 def test_the_decoder_must_be_one(tokenizers: TextTokenizers) -> None:
     network = nn.Module()
     network.decoder = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match="the decoder of network must be a TextDecoder, got Linear"):
+    with pytest.raises(TypeError, match=r"decoder .*got Linear"):
         _ = Silent(tokenizers, network).decoder

@@ -1,4 +1,4 @@
-"""RNN encoder-decoders: the encoder against torch's networks on each sentence alone; training with any attention."""
+"""Translation with an RNN: training with any attention, cell and decoder."""
 
 from __future__ import annotations
 
@@ -81,10 +81,11 @@ def test_the_default_network_is_bahdanaus(make_translator: MakeTranslator) -> No
     assert system.network.encoder.embedding.num_embeddings == len(system.source_tokenizer)
     assert system.network.decoder.embedding.num_embeddings == len(system.target_tokenizer)
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", [Word(), TorchtextWords()], ids=["word", "torchtext"])
 def test_it_learns_to_translate_sentences_it_never_saw(trainer: TokenizerTrainer, tmp_path: Path) -> None:
-    """Counting in another language, backwards, so that it must look at the right word."""
+    """Number words in reverse order, so that it must attend to the right word."""
     if isinstance(trainer, TorchtextWords) and importlib.util.find_spec("torchtext") is None:
         pytest.skip("torchtext is not installed: make test-torchtext")
     words = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "sechs": "six"}

@@ -1,3 +1,5 @@
+"""The translating RNN: the encoder against torch's networks on each sentence alone."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,7 +53,7 @@ def test_the_encoder_is_torchs_network_on_each_sentence_alone(cell: Cell, bidire
 
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 8), min_size=1, max_size=4), padding=st.integers(0, V - 1))
-def test_what_stands_behind_a_sentence_is_not_read(lengths: list[int], padding: int) -> None:
+def test_padding_after_a_sentence_is_not_read(lengths: list[int], padding: int) -> None:
     encoder = RNNEncoder(V, RNNSizes(D, H)).eval()
     source = padded(lengths)
     other = torch.cat([source.where(source > 0, torch.tensor(padding)), torch.full((len(lengths), 2), padding)], dim=1)
@@ -76,7 +78,7 @@ def test_dropout_of_the_encoder_is_for_training_only() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-def test_on_an_accelerator_the_lengths_may_stand_there_too() -> None:
+def test_lengths_may_be_on_the_accelerator() -> None:
     encoder = RNNEncoder(V, RNNSizes(D, H)).eval()
     source, lengths = padded([5, 3]), torch.tensor([5, 3])
     here = encoder(source, lengths)

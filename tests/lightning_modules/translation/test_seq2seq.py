@@ -40,9 +40,7 @@ def test_each_sentence_is_translated_as_if_alone_and_in_order(
     lines=st.lists(st.sampled_from(["", " ", "\t ", "ein Vogel", "der Mann isst .", "zwölf"]), max_size=7),
     size=st.integers(1, 4),
 )
-def test_blank_lines_stay_empty_and_nothing_else_moves(
-    lines: list[str], size: int, make_writer: MakeTranslator
-) -> None:
+def test_blank_lines_stay_empty_and_the_order_is_kept(lines: list[str], size: int, make_writer: MakeTranslator) -> None:
     system = make_writer("luong")
     found = system.translate(lines, batch_size=size)
     assert found == [system.translate([line])[0] if line.strip() else "" for line in lines]
@@ -78,7 +76,7 @@ def test_the_mode_is_restored_and_dropout_is_off_meanwhile(
 
 def test_wrong_arguments_are_named(make_writer: MakeTranslator) -> None:
     system = make_writer("luong")
-    with pytest.raises(TypeError, match=r"texts .*got one str; put it in a list"):
+    with pytest.raises(TypeError, match=r"texts .*got one str"):
         system.translate("ein Vogel")
     with pytest.raises(ValueError, match=r"batch_size .*got 0"):
         system.translate(["ein Vogel"], batch_size=0)
@@ -97,7 +95,7 @@ def test_raw_text_is_prepared_as_the_data_prepares_it(
     assert not prepared.target_lengths.any()
 
 
-def test_nothing_is_written_without_end(make_writer: MakeTranslator) -> None:
+def test_endless_generation_stops_at_the_length_limit(make_writer: MakeTranslator) -> None:
     system = make_writer(strategy=BeamSearch(size=1))
     with torch.no_grad():
         system.decoder.output.bias[system.target_tokenizer.eos_id] = -1e4
@@ -110,7 +108,7 @@ def test_nothing_is_written_without_end(make_writer: MakeTranslator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["transformer", "bahdanau", "luong"])
-def test_a_plot_has_a_row_a_written_token_and_a_column_a_source_token(
+def test_a_plot_has_a_row_per_generated_token_and_a_column_per_source_token(
     kind: str, sentences: list[str], make_writer: MakeTranslator
 ) -> None:
     system = make_writer(kind)
@@ -130,11 +128,11 @@ def test_a_plot_has_a_row_a_written_token_and_a_column_a_source_token(
 
 
 def test_a_plot_without_attention_or_without_text_is_refused(make_writer: MakeTranslator) -> None:
-    with pytest.raises(ValueError, match="FixedVectorDecoder has no attention"):
+    with pytest.raises(ValueError, match="FixedVectorDecoder"):
         make_writer("fixed").plot(["ein Vogel"])
     nothing: list[str] = []
     for texts in (nothing, "ein Vogel"):
-        with pytest.raises(ValueError, match="texts must be a list of at least one sentence, got"):
+        with pytest.raises(ValueError, match=r"texts .*got"):
             make_writer().plot(texts)
 
 
@@ -142,7 +140,7 @@ def test_a_plot_without_attention_or_without_text_is_refused(make_writer: MakeTr
 
 
 @every_kind
-def test_a_checkpoint_alone_translates_alike(
+def test_a_checkpoint_alone_gives_the_same_translations(
     kind: str, sentences: list[str], tmp_path: Path, make_writer: MakeTranslator, make_trainer: MakeTrainer
 ) -> None:
     system, trainer = make_writer(kind, strategy=BeamSearch(size=3, no_repeat_ngram=2)), make_trainer()

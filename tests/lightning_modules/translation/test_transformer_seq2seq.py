@@ -73,6 +73,7 @@ def test_tying_survives_training_and_loading(
     )
     assert loaded.translate(sentence) == system.translate(sentence)
 
+
 @pytest.mark.parametrize(
     "positions",
     [
@@ -81,7 +82,7 @@ def test_tying_survives_training_and_loading(
     ],
     ids=["learned", "rotary"],
 )
-def test_other_positions_know_the_order_and_load_again(
+def test_other_positions_encode_the_order_and_load_from_a_checkpoint(
     positions: dict[str, object], tmp_path: Path, make_trainer: MakeTrainer, make_translator: MakeTranslator
 ) -> None:
     network = partial(TransformerTranslator, dim=D, depth=1, dropout=0.0, **positions)  # type: ignore[arg-type]

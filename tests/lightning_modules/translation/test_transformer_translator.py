@@ -1,3 +1,5 @@
+"""The translating Transformer against torch's own with the same weights, and its tied embeddings."""
+
 from __future__ import annotations
 
 from functools import partial
@@ -96,7 +98,7 @@ def torchs_own(network: TransformerTranslator, *, norm_first: bool) -> nn.Transf
 
 
 def embedded(tokens: Tensor, table: Tensor) -> Tensor:
-    """Vectors times the root of D, plus the waves of section 3.5, written out."""
+    """Embeddings times the root of D plus the sinusoids of section 3.5, from the formula."""
     places = torch.arange(tokens.size(1), dtype=torch.float64)[:, None]
     even = torch.arange(0, D, 2, dtype=torch.float64)
     waves = torch.zeros(tokens.size(1), D, dtype=torch.float64)
@@ -150,9 +152,7 @@ def test_tied_embeddings_share_their_storage(tied: str, tables: int) -> None:
 
 
 def test_one_table_needs_one_vocabulary() -> None:
-    with pytest.raises(
-        ValueError, match="tie_embeddings='all' needs one vocabulary for both sides, got 13 and 11 tokens"
-    ):
+    with pytest.raises(ValueError, match=r"tie_embeddings='all' .*got 13 and 11"):
         translator(tie_embeddings="all")
     with pytest.raises(ValueError, match=r"tie_embeddings .*got 'both'"):
         translator(tie_embeddings="both")
@@ -167,7 +167,7 @@ def test_depths_and_norms() -> None:
     assert isinstance(same.norm, nn.Identity)
 
 
-def test_linear_maps_start_from_xaviers_width() -> None:
+def test_linear_layers_start_from_xaviers_uniform_distribution() -> None:
     network = translator()
     for stack in (network.encoder, network.decoder.layers):
         for module in stack.modules():
