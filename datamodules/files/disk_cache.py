@@ -36,7 +36,7 @@ class DiskCache:
     starts with a checksum of the rest; damaged files are computed again.
 
     Args:
-        folder: folder of the files, created if necessary; with ``None`` nothing is cached.
+        folder: folder of the files, created if necessary; with ``None``, nothing is cached.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -30,7 +30,7 @@ class NumberBasesDataModule(TextDataModule):
         short_repeats: how often an epoch contains each number that has fewer digits than the largest one; there are
             few of them, and rare lengths are learned late.
         leading_zeros: whether targets are padded with zeros to the length of the largest number. Then each position
-            always stands for the same power of the base, which a Transformer learns faster (an RNN does not).
+            always represents the same power of the base, which a Transformer learns faster (an RNN does not).
         max_tokens: maximum number of tokens on the larger side of a batch, padding included, per device.
         num_workers: worker processes of each loader; 0 is fastest.
         seed: seed of the numbers and of their order in training.

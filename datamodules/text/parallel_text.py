@@ -36,7 +36,7 @@ class ParallelTextDataModule(TextDataModule):
             to the working directory.
         held_out: fractions of the training pairs to hold out if there are no validation or test pairs.
         max_tokens: maximum number of tokens on the larger side of a batch, padding included, per device: the number of
-            pairs times the length of the longest sequence. A longer pair is a batch of its own.
+            pairs times the length of the longest sequence. A longer pair is a batch by itself.
         filters: filter of the training pairs.
         bad_input: ``"error"`` raises on the first empty line, invalid UTF-8 or missing value, with its file and line;
             ``"skip"`` skips such pairs and lists them in the summary.

@@ -38,7 +38,7 @@ class TokenBatchSampler(DistributedSampler[list[int]]):
     batches. As it is a ``DistributedSampler``, Lightning does not replace it under DDP, and sets its epoch. Each pair
     occurs exactly once per epoch, on one of the ranks. All ranks have the same number of batches in every epoch:
     batches are halved until their number is a multiple of the number of ranks. A pair that exceeds the budget is a
-    batch of its own; if all batches are single pairs, the shortest ones are combined to reach a multiple.
+    batch by itself; if all batches are single pairs, the shortest ones are combined to reach a multiple.
 
     Pairs are sorted by their longer side, which determines how many fit into a batch, then by the difference between
     the sides, so that neither side has much padding. Without shuffling, batches come in order of length.

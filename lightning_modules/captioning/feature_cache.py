@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from attention_blocks.evaluating import evaluating
 from datamodules.captions.caption_batch import CaptionDataset
-from datamodules.splits import Split
 from lightning_modules.callbacks.freeze_backbone import FreezeBackbone
 from lightning_modules.captioning.captioner import Captioner
 
@@ -25,12 +24,12 @@ from lightning_modules.captioning.captioner import Captioner
 class CaptionData(Protocol):
     """The part of a :class:`CaptionDataModule` that the cache needs."""
 
-    def dataset(self, split: Split) -> CaptionDataset:
-        """Data set of one split."""
+    def dataset(self, split: Literal["train"]) -> CaptionDataset:
+        """Data set of the training split."""
         ...
 
-    def use_features(self, split: Split, features: Tensor | None, mirrored: Tensor | None = None) -> None:
-        """Puts precomputed features in place of the images of a split."""
+    def use_features(self, split: Literal["train"], features: Tensor | None, mirrored: Tensor | None = None) -> None:
+        """Puts precomputed features in place of the images."""
         ...
 
 

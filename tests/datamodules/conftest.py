@@ -16,7 +16,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def make_classes() -> Callable[..., Path]:
-    """Writes a folder a class, each with images of its colour, mottled and of different sizes."""
+    """Writes one folder per class, with images of its colour, with noise and in different sizes."""
 
     def write(root: Path, count: int = 10, classes: tuple[str, ...] = tuple(COLOURS), suffix: str = "png") -> Path:
         noise = np.random.default_rng(0)

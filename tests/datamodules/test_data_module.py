@@ -117,7 +117,7 @@ class TestBadInput:
             skipped([str(number) for number in range(12)], "bad files", "root='x'", "error")
 
     @pytest.mark.parametrize("bad_input", ["error", "skip"])
-    def test_nothing_is_said_without_problems(self, bad_input: BadInput) -> None:
+    def test_nothing_is_noted_without_problems(self, bad_input: BadInput) -> None:
         assert skipped([], "bad files", "root='x'", bad_input) == []
 
     def test_ten_are_shown(self) -> None:

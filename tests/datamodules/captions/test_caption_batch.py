@@ -42,7 +42,7 @@ def dataset(reader: ImageReader | None = None, **arguments: Any) -> CaptionDatas
 
 
 class Counted(ImageReader):
-    """Notes which images are read."""
+    """Records which images are read."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -87,10 +87,10 @@ class TestItems:
         assert batch.features is None
 
     @pytest.mark.parametrize(("each_caption", "texts"), [(True, TEXTS), (False, [several[0] for several in CAPTIONS])])
-    def test_lengths_are_those_that_the_sampler_wants(self, each_caption: bool, texts: list[str]) -> None:
+    def test_lengths_for_the_sampler(self, each_caption: bool, texts: list[str]) -> None:
         assert dataset(each_caption=each_caption).lengths.tolist() == [[0, len(text.split()) + 2] for text in texts]
 
-    def test_one_number_makes_a_batch_of_one(self) -> None:
+    def test_a_single_index_gives_a_batch_of_one(self) -> None:
         one, same = dataset()[1], dataset()[[1]]
         assert one.names == same.names == ["bee.jpg"]
         assert one.indices == same.indices == [1]
@@ -113,7 +113,7 @@ class TestItems:
 
 
 class TestMaxLength:
-    def test_longer_captions_are_no_items_and_stay_references(self) -> None:
+    def test_longer_captions_are_references_only(self) -> None:
         data = dataset(each_caption=True, max_length=3)
         assert len(data) == 5
         assert "one small ant on a leaf" not in WORDS.decode(data[list(range(5))].captions.tolist())
@@ -153,7 +153,9 @@ class TestImages:
 
     @pytest.mark.parametrize("each_caption", [True, False])
     @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (64, [3])])
-    def test_image_batches_hold_each_once_in_order(self, each_caption: bool, batch_size: int, sizes: list[int]) -> None:
+    def test_image_batches_contain_each_image_once_in_order(
+        self, each_caption: bool, batch_size: int, sizes: list[int]
+    ) -> None:
         batches = list(dataset(each_caption=each_caption).image_batches(batch_size))
         assert [len(batch) for batch in batches] == sizes
         assert torch.equal(torch.cat(batches), ImageTransform(8).normalize(images().images))
@@ -170,7 +172,7 @@ class TestImages:
         assert batch.features[:, 0, 0, 0].tolist() == (OWNERS if each_caption else [0, 1, 2])
         assert not reader.seen, "no image is read"
 
-    def test_features_may_lie_on_disk(self, tmp_path: Path) -> None:
+    def test_features_may_be_memory_mapped(self, tmp_path: Path) -> None:
         stored = torch.from_file(str(tmp_path / "features"), shared=True, size=3 * 4, dtype=torch.float32)
         stored.copy_(torch.arange(12.0))
         features = dataset().with_features(stored.view(3, 4, 1, 1))[[2, 0]].features
@@ -223,7 +225,7 @@ class TestContentKey:
         keys = {dataset(TensorImages(values, torch.arange(3))).content_key() for values in (wide, tall)}
         assert len(keys) == 2
 
-    def test_it_does_not_depend_on_the_pieces_that_are_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_does_not_depend_on_the_size_of_reads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = dataset().content_key()
         monkeypatch.setattr("datamodules.captions.caption_batch._PIECE", 2)
         assert dataset().content_key() == whole
@@ -242,7 +244,7 @@ class TestContentKey:
 
 
 class TestDropout:
-    def test_cuts_anew_in_training_and_keeps_the_text(self) -> None:
+    def test_changes_the_tokens_in_training_and_not_the_text(self) -> None:
         made = BytePair(60, dropout=0.5).train(TEXTS * 5)
         training = dataset(tokenizer=made, each_caption=True, max_length=50)
         batches = [training[[3, 1]] for _ in range(10)]
@@ -253,7 +255,7 @@ class TestDropout:
         steady = dataset(tokenizer=made)
         assert len({tuple(steady[0].captions[0].tolist()) for _ in range(10)}) == 1
 
-    def test_what_is_too_long_stays_out(self) -> None:
+    def test_long_captions_are_excluded(self) -> None:
         made = BytePair(60, dropout=0.5).train(TEXTS * 5)
         training = dataset(tokenizer=made, each_caption=True, max_length=10)
         kept = made.decode(training[list(range(len(training)))].captions.tolist())

@@ -30,7 +30,7 @@ COUNTS: dict[Split, int] = {"train": 40, "val": 11, "test": 7}
 
 
 def captions(number: int) -> list[str]:
-    """As many as three, of different lengths, each with its number."""
+    """One to three captions of different lengths that contain the number."""
     return [f"photo {number} " + "very " * ((number + extra) % 7) + "nice" for extra in range(number % 3 + 1)]
 
 
@@ -56,7 +56,7 @@ def photos(**arguments: Any) -> Photos:  # noqa: ANN401
 
 
 def shown(loader: object) -> list[tuple[str, str]]:
-    """The name of each image and its caption, as they come."""
+    """Name and caption of each image, in the order of the loader."""
     assert isinstance(loader, DataLoader)
     made = photos().target_tokenizer
     return [pair for batch in loader for pair in zip(batch.names, made.decode(batch.captions.tolist()), strict=True)]
@@ -92,12 +92,12 @@ class TestLoaders:
         data = photos()
         assert shown(data.predict_dataloader()) == shown(data.test_dataloader())
 
-    def test_a_batch_is_as_many_images_as_wished(self) -> None:
+    def test_batches_have_the_given_size(self) -> None:
         total = sum(len(captions(number)) for number in range(40))
         sizes = [len(batch.names) for batch in photos(batch_size=9).train_dataloader()]
         assert sorted(sizes) == [total % 9] + [9] * (total // 9)
 
-    def test_captions_of_a_batch_are_of_like_lengths(self) -> None:
+    def test_captions_of_a_batch_have_similar_lengths(self) -> None:
         spans = [batch.caption_lengths.max() - batch.caption_lengths.min() for batch in photos().train_dataloader()]
         assert max(spans) <= 1
 
@@ -135,7 +135,7 @@ class TestLoaders:
         assert test is not None
         assert test.all()
 
-    def test_features_that_are_set_are_what_the_loader_gives(self) -> None:
+    def test_loaders_return_the_features_in_use(self) -> None:
         data = photos()
         for split in SPLITS:
             data.use_features(split, torch.arange(COUNTS[split]).reshape(-1, 1, 1, 1).expand(-1, 5, 2, 3))
@@ -145,7 +145,7 @@ class TestLoaders:
             numbers = [int(name.removeprefix("train-").removesuffix(".jpg")) for name in batch.names]
             assert batch.features[:, 0, 0, 0].tolist() == numbers
 
-    def test_features_reach_loaders_that_exist_and_images_come_back(self) -> None:
+    def test_existing_loaders_use_features_and_then_images_again(self) -> None:
         data = photos()
         loader = data.train_dataloader()
         data.use_features("train", torch.zeros(40, 5, 2, 3))
@@ -169,7 +169,7 @@ class TestLoaders:
 
 
 class TestTokenizer:
-    def test_trained_on_training_captions_once_and_only_when_asked_for(self) -> None:
+    def test_trained_on_training_captions_once_on_first_use(self) -> None:
         data = photos()
         assert data.loads == 0
         assert data.target_tokenizer is data.target_tokenizer
@@ -179,7 +179,7 @@ class TestTokenizer:
         assert data.target_tokenizer == Word().train(text for number in range(40) for text in captions(number))
         assert data.target_tokenizer.encode(["155"]) == [[data.target_tokenizer.unk_id]]
 
-    def test_lower_case_words_that_occur_twice_when_nothing_is_said(self) -> None:
+    def test_lower_case_words_that_occur_twice_by_default(self) -> None:
         class Loud(Photos):
             def load(self) -> Mapping[Split, CaptionedImages]:
                 split = captioned("train", 3, 0)
@@ -190,7 +190,7 @@ class TestTokenizer:
 
 
 class TestMaxLength:
-    def test_longer_training_captions_are_left_out_and_counted(self) -> None:
+    def test_longer_training_captions_are_removed_and_counted(self) -> None:
         data = photos(max_length=5)
         every = [text for number in range(40) for text in captions(number)]
         kept = [text for text in every if len(text.split()) <= 5]
@@ -199,14 +199,14 @@ class TestMaxLength:
         note = f"train: {len(every) - len(kept)} of {len(every)} captions removed, longer than 5 tokens"
         assert data.summary().splitlines()[-1] == note
 
-    def test_nothing_is_said_where_all_are_short(self) -> None:
+    def test_no_note_if_all_are_short(self) -> None:
         data = photos(max_length=50)
         data.setup()
         assert data.notes == []
 
 
 class Least(LightningModule):
-    """Notes what it is shown."""
+    """Records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ def trainer(folder: Path, **arguments: Any) -> Trainer:  # noqa: ANN401
 
 
 @pytest.mark.filterwarnings("ignore:.*ckpt_path.*", "ignore:.*sanity.*")
-def test_a_training_that_was_cut_sees_exactly_the_remaining_batches(tmp_path: Path) -> None:
+def test_a_resumed_training_sees_exactly_the_remaining_batches(tmp_path: Path) -> None:
     whole_run = Least()
     trainer(tmp_path, enable_checkpointing=False).fit(whole_run, photos())
     keep = ModelCheckpoint(tmp_path, filename="cut", every_n_train_steps=4, save_top_k=-1)
@@ -267,17 +267,19 @@ class TestShown:
         assert rows["test"][:2] == ["7", str(sum(len(captions(number)) for number in range(150, 157)))]
         tests = [text for number in range(150, 157) for text in captions(number)]
         tokens = sum(len(text.split()) + 2 for text in tests)
-        assert rows["test"][4] == f"{100 * len(tests) / tokens:.2f} %", "each has a number that was never trained on"
+        assert rows["test"][4] == f"{100 * len(tests) / tokens:.2f} %", (
+            "each contains a number that is not in the training captions"
+        )
         assert table[-1] == "Skipped nothing."
 
-    def test_said_once_when_training_begins(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_logged_once_when_training_begins(self, caplog: pytest.LogCaptureFixture) -> None:
         data = photos()
         with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
             data.setup("fit")
             data.setup("test")
         assert caplog.text.count("Photos: 58 images") == 1
 
-    def test_a_plot_shows_each_image_over_its_captions(self) -> None:
+    def test_a_plot_shows_each_image_above_its_captions(self) -> None:
         data = photos()
         batch = data.dataset("val")[[4, 0, 7]]
         figure = data.plot(batch)
@@ -290,7 +292,7 @@ class TestShown:
             np.testing.assert_allclose(pixels, np.full((4, 6), number / 255), atol=1e-6)
             assert axis.get_title() == ""
 
-    def test_a_plot_shows_what_was_written(self) -> None:
+    def test_a_plot_shows_generated_captions(self) -> None:
         data = photos()
         figure = data.plot(data.dataset("val")[[4, 0, 7]], ["four", "zero", "seven"], limit=2)
         assert [axis.get_title() for axis in figure.axes if axis.images] == ["four", "zero"]
@@ -307,7 +309,7 @@ class TestShown:
             data.plot(strange)
 
     @pytest.mark.filterwarnings("ignore:Glyph")
-    def test_a_plot_takes_any_text(self, tmp_path: Path) -> None:
+    def test_a_plot_shows_any_text(self, tmp_path: Path) -> None:
         data = photos()
         texts = ["$5 and $10", "$\\frac$", "word " * 1000, "개 한 마리", 'tab\there "quoted"', "字" * 500, "six"]
         batch = data.dataset("val")[[0]]._replace(references=[texts])
@@ -315,7 +317,7 @@ class TestShown:
         figure.savefig(tmp_path / "plot.png")
         lines = figure.axes[0].get_xlabel().split("\n")
         assert lines[:2] == ["– $5 and $10", "– $\\frac$"]
-        assert len(lines) == 8, "of a long one the first lines, and five captions at most"
+        assert len(lines) == 8, "the first lines of a long caption, and at most five captions"
         assert lines[5].endswith(" …")
         assert lines[-1] == '– tab   here "quoted"'
 
@@ -334,7 +336,7 @@ def test_numbers_out_of_range(arguments: dict[str, int], message: str) -> None:
         photos(**arguments)
 
 
-def test_a_split_that_is_not_there() -> None:
+def test_a_missing_split() -> None:
     class OnlyTraining(Photos):
         def load(self) -> Mapping[Split, CaptionedImages]:
             return {"train": captioned("train", 5, 0)}

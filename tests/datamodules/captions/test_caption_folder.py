@@ -76,7 +76,7 @@ def everything(data: CaptionDataset) -> CaptionBatch:
 
 
 def shades(batch: CaptionBatch) -> list[int]:
-    """The number of each image by its shade."""
+    """Index of each image, from its shade."""
     assert batch.images is not None
     return [round(image.mean().item() * 25.5) - 1 for image in batch.images]
 
@@ -119,7 +119,7 @@ class TestLayouts:
         assert shades(batch) == [1, 1, 2, 5]
         assert batch.names == [row[0] for row in rows]
 
-    def test_a_whole_path_comes_before_an_end_of_one(self, tmp_path: Path) -> None:
+    def test_a_whole_path_takes_precedence_over_an_ending(self, tmp_path: Path) -> None:
         write_images(tmp_path, 2)
         write_images(tmp_path / "copies", 2)
         write_captions(tmp_path / "captions.csv", two_each(2))
@@ -130,7 +130,7 @@ class TestLayouts:
         elsewhere = (root / "captions.csv").rename(tmp_path / "elsewhere.csv")
         assert len(module(root, CaptionTable(elsewhere)).dataset("train")) == 12
 
-    def test_the_files_that_flickr_comes_with(self, tmp_path: Path) -> None:
+    def test_the_files_of_flickr(self, tmp_path: Path) -> None:
         write_images(tmp_path / "Flicker8k_Dataset", 6)
         texts = tmp_path / "Flickr8k_text"
         texts.mkdir()
@@ -143,7 +143,7 @@ class TestLayouts:
         assert all(len(references) == 5 for references in everything(data.dataset("val")).references)
         assert data.notes == ["Skipped 1 images without a caption:", "  Flicker8k_Dataset/5.png"]
 
-    def test_the_files_that_coco_comes_with(self, tmp_path: Path) -> None:
+    def test_the_files_of_coco(self, tmp_path: Path) -> None:
         for split, first in (("train", 0), ("val", 4)):
             write_images(tmp_path / f"{split}2017", 4, first)
             images = [{"id": n, "file_name": f"{n}.png"} for n in range(first, first + 4)]
@@ -173,7 +173,7 @@ class TestLayouts:
             ["val2014/3.png"],
         ]
 
-    def test_ones_own_source(self, root: Path) -> None:
+    def test_a_custom_source(self, root: Path) -> None:
         class Numbered(CaptionSource):
             def read(self, root: object = ".", on_bad_input: object = None) -> list[CaptionRecord]:
                 return [CaptionRecord(f"{n}.png", f"photo {n}", "train", f"number {n}") for n in range(3)]
@@ -188,7 +188,7 @@ class TestHeldOut:
         write_captions(write_images(tmp_path, 20) / "captions.csv", two_each(20))
         return tmp_path
 
-    def test_all_captions_of_an_image_stay_on_one_side(self, whole: Path) -> None:
+    def test_all_captions_of_an_image_are_in_one_split(self, whole: Path) -> None:
         data = module(whole, held_out=HeldOut(val=0.25, test=0.2))
         names = [data.dataset(split).names for split in SPLITS]
         assert [len(part) for part in names] == [12, 4, 4]
@@ -197,13 +197,13 @@ class TestHeldOut:
         assert all(len(several) == 2 for split in SPLITS for several in data.dataset(split).captions)
 
     @given(val=st.floats(0.0, 0.4), test=st.floats(0.0, 0.4), seed=st.integers(0, 3))
-    def test_any_cut(self, tmp_path_factory: pytest.TempPathFactory, val: float, test: float, seed: int) -> None:
+    def test_any_split(self, tmp_path_factory: pytest.TempPathFactory, val: float, test: float, seed: int) -> None:
         folder = tmp_path_factory.getbasetemp() / "cut"
         if not folder.exists():
             write_captions(write_images(folder, 8) / "captions.csv", two_each(8))
         data = module(folder, held_out=HeldOut(val, test), seed=seed)
         data.setup()
-        wanted = [split for split, share in (("train", 1.0), ("val", val), ("test", test)) if share > 0.0]
+        wanted = [split for split, fraction in (("train", 1.0), ("val", val), ("test", test)) if fraction > 0.0]
         assert list(data.datasets) == wanted
         names = [name for dataset in data.datasets.values() for name in dataset.names]
         assert sorted(names) == [f"{number}.png" for number in range(8)]
@@ -212,7 +212,7 @@ class TestHeldOut:
         held = [module(whole, seed=seed).dataset("test").names for seed in (0, 0, 1)]
         assert held[0] == held[1] != held[2]
 
-    def test_only_what_is_missing_is_cut(self, root: Path) -> None:
+    def test_only_missing_splits_are_cut(self, root: Path) -> None:
         text = (root / "captions.csv").read_text(encoding="utf-8")
         (root / "captions.csv").write_text(text.replace(",test", ",train"), encoding="utf-8")
         data = module(root, held_out=HeldOut(val=0.9, test=0.25))
@@ -226,7 +226,7 @@ class TestHeldOut:
 
 
 class TestImages:
-    def test_cached_images_are_the_same(self, root: Path) -> None:
+    def test_images_in_memory_are_the_same(self, root: Path) -> None:
         read, cached = (module(root, in_memory=in_memory) for in_memory in (False, True))
         assert isinstance(cached.dataset("train").reader, TensorImages)
         for split in SPLITS:
@@ -234,7 +234,7 @@ class TestImages:
             torch.testing.assert_close(images, expected)
 
     @pytest.mark.parametrize("in_memory", [False, True])
-    def test_every_kind_of_image_is_read_right(self, in_memory: bool, tmp_path: Path) -> None:
+    def test_every_kind_of_image_is_read_correctly(self, in_memory: bool, tmp_path: Path) -> None:
         values = np.tile(np.array([[51, 204]], dtype=np.uint8).repeat(10, 1), (10, 1))  # dark left, bright right
         grey, exif = Image.fromarray(values), Image.Exif()
         exif[0x0112] = 3  # upside down
@@ -258,7 +258,7 @@ class TestImages:
             torch.testing.assert_close(image[:, :, 7], torch.full((3, 8), 0.8), atol=0.02, rtol=0)
         torch.testing.assert_close(batch.images[-1], torch.full((3, 8, 8), 0.2), atol=0.01, rtol=0)
 
-    def test_augmentation_and_the_usual_transform(self, root: Path) -> None:
+    def test_augmentation_and_the_default_transform(self, root: Path) -> None:
         data = CaptionFolderDataModule(
             CaptionTable("captions.csv"), root, Word(), augmentation=[RandomFlip()], num_workers=0
         )
@@ -341,7 +341,7 @@ class TestProblems:
         for name in ("images/1.png", "'8.png'", "line 22", "'y.png'"):
             assert name in str(raised.value)
 
-    def test_many_are_cut_short(self, root: Path) -> None:
+    def test_long_lists_are_truncated(self, root: Path) -> None:
         add(root, *(f"x{number}.png,a shade,train" for number in range(14)))
         with pytest.raises(ValueError, match=r"has 14 unusable images(?s:.*)… and 4 more") as raised:
             module(root).setup()
@@ -356,7 +356,7 @@ class TestProblems:
         assert notes[1] == "  images/10.png"
         assert notes[-1] == "  … and 2 more"
 
-    def test_nothing_is_said_where_all_is_well(self, root: Path) -> None:
+    def test_without_problems_there_are_no_notes(self, root: Path) -> None:
         data = module(root, bad_input="skip")
         data.setup()
         assert data.notes == []
@@ -367,7 +367,7 @@ class TestProblems:
         with pytest.raises(ValueError, match=r"set' has no captioned image left to train on"):
             module(root, bad_input=bad_input).setup()
 
-    def test_a_split_that_is_lost_altogether(self, root: Path) -> None:
+    def test_a_split_without_usable_images(self, root: Path) -> None:
         for number in (8, 9):
             (root / "images" / f"{number}.png").write_bytes(b"")
         with pytest.raises(ValueError, match=r"set has no split 'test', only \['train', 'val'\]"):
@@ -409,7 +409,7 @@ def test_nothing_there(tmp_path: Path, root: Path) -> None:
         module(root, CaptionTable("gone.csv")).setup()
 
 
-def test_no_more_than_a_dozen_arguments() -> None:
+def test_at_most_twelve_arguments() -> None:
     assert len(inspect.signature(CaptionFolderDataModule).parameters) <= 12
 
 

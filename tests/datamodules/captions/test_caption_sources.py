@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from datamodules import CaptionRecord, CaptionSource, CaptionTable, CocoCaptions, FlickrTokens, KarpathySplit
 
-# What people write: Korean, quotes, a comma, a line separator, a tab.
+# Korean, quotes, a comma, a line separator, a tab.
 TEXTS = ["a dog .", "개 한 마리가 달린다.", 'a sign that says "$5, or $10"', "two \u2028 lines", "one\ttab"]
 
 
 def write(path: Path, content: object) -> Path:
-    """Text as it is, anything else as JSON; packed where the name says so."""
+    """Writes text, or anything else as JSON; gzipped if the name ends in .gz."""
     text = content if isinstance(content, (str, bytes)) else json.dumps(content)
     raw = text.encode("utf-8") if isinstance(text, str) else text
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
@@ -114,7 +114,7 @@ class TestCaptionTable:
         assert contents(read) == [("1.jpg", "a dog", "train")]
         assert len(problems) == 1
 
-    def test_commas_in_a_file_of_tabs_are_found_out(self, tmp_path: Path) -> None:
+    def test_commas_in_a_file_of_tabs_are_reported(self, tmp_path: Path) -> None:
         write(tmp_path / "captions.txt", "image,caption\n1.jpg,a dog\n")
         with pytest.raises(ValueError, match=r"no column 'image', only \['image,caption'\].* commas must end in \.csv"):
             CaptionTable("captions.txt").read(tmp_path)
@@ -150,7 +150,7 @@ class TestFlickrTokens:
         assert contents(read) == [(f"{n // 2}.jpg", text, None) for n, text in enumerate([*TEXTS, "the last"])]
         assert read[3].where.endswith("line 4")
 
-    def test_lists_say_the_splits(self, tmp_path: Path) -> None:
+    def test_lists_define_the_splits(self, tmp_path: Path) -> None:
         write(tmp_path / "t", "".join(self.LINES))
         write(tmp_path / "train", "0.jpg\n\n")
         write(tmp_path / "test", "2.jpg\r\n")
@@ -208,7 +208,7 @@ COCO_CAPTIONS = [
 
 class TestCocoCaptions:
     @pytest.mark.parametrize("packed", ["", ".gz"])
-    def test_one_file_a_split(self, tmp_path: Path, packed: str) -> None:
+    def test_one_file_per_split(self, tmp_path: Path, packed: str) -> None:
         write(tmp_path / f"train.json{packed}", coco(COCO_IMAGES, COCO_CAPTIONS))
         write(
             tmp_path / f"val.json{packed}",

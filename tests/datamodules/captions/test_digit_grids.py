@@ -33,7 +33,7 @@ def pixels(data: DigitGridDataModule, split: Split) -> Tensor:
 
 
 def crops(data: DigitGridDataModule, split: Split, size: int = 16) -> Tensor:
-    """What stands in the two cells that each caption speaks of: (n, 2, size, size)."""
+    """Pixels of the two cells that each caption describes: (n, 2, size, size)."""
     found = [
         [image[0, size * row : size * (row + 1), size * column : size * (column + 1)] for row, column in pair]
         for image, pair in zip(pixels(data, split), data.cells(split).tolist(), strict=True)
@@ -49,7 +49,7 @@ class TestImages:
         assert images.dtype == torch.uint8
         inside = crops(data, "train")
         assert (inside.flatten(2).amax(2) > 100).all()
-        assert torch.equal(inside.sum((1, 2, 3)), images.sum((1, 2, 3))), "all ink is in the two cells"
+        assert torch.equal(inside.sum((1, 2, 3)), images.sum((1, 2, 3))), "all other cells are black"
 
     def test_digits_are_those_of_scikit_learn(self) -> None:
         data = small(cell_size=8)
@@ -69,12 +69,12 @@ class TestImages:
         correlation = torch.corrcoef(torch.stack([means.flatten(), own.float().flatten()]))[0, 1]
         assert correlation > 0.97
 
-    def test_values_are_about_standard(self) -> None:
+    def test_values_are_standardised(self) -> None:
         images = torch.cat(list(small(train_size=2000).dataset("train").image_batches(500)))
         assert images.mean().abs() < 0.1
         assert abs(images.std() - 1) < 0.1
 
-    def test_any_batch_is_composed_alike(self) -> None:
+    def test_images_do_not_depend_on_their_batch(self) -> None:
         dataset = small().dataset("val")
         everything = torch.cat(list(dataset.image_batches(7)))
         assert torch.equal(dataset.images(torch.tensor([40, 3])), everything[[40, 3]])
@@ -86,7 +86,7 @@ class TestImages:
 
 
 class TestCaptions:
-    def test_they_say_what_stands_where(self) -> None:
+    def test_they_describe_the_cells(self) -> None:
         data = small()
         for split in SPLITS:
             for [caption], pair in zip(data.dataset(split).captions, data.cells(split).tolist(), strict=True):
@@ -151,7 +151,7 @@ class TestSplits:
         with pytest.raises(ValueError, match="no split 'val'"):
             small(val_size=0).cells("val")
 
-    def test_what_is_tested_on_was_never_trained_on(self) -> None:
+    def test_test_digits_and_layouts_do_not_occur_in_training(self) -> None:
         data = small(train_size=5000, val_size=2000, test_size=2000)
         layouts = [{tuple(map(tuple, pair)) for pair in data.cells(split).tolist()} for split in SPLITS]
         digits = [set(grids(data, split).chosen.flatten().tolist()) for split in SPLITS]
@@ -159,7 +159,7 @@ class TestSplits:
             assert not parts[0] & parts[1]
             assert not parts[0] & parts[2]
             assert not parts[1] & parts[2]
-            assert sum(map(len, parts)) > 0.99 * total, "nothing is left aside"
+            assert sum(map(len, parts)) > 0.99 * total, "every layout is used"
         assert [len(part) for part in layouts] == [84, 12, 24]
 
     def test_every_digit_in_every_split(self) -> None:
@@ -211,7 +211,7 @@ def test_arguments_are_checked(arguments: dict[str, int], message: str) -> None:
         small(**arguments)
 
 
-def test_no_more_than_a_dozen_arguments() -> None:
+def test_at_most_twelve_arguments() -> None:
     assert len(inspect.signature(DigitGridDataModule).parameters) <= 12
 
 
@@ -247,7 +247,7 @@ def test_an_augmented_digit_stays_in_its_cell() -> None:
     assert not (inside.flatten(2) == untouched.flatten(2)).all(2).any(), "both digits of every image are moved"
 
 
-def test_an_augmentation_that_changes_the_size_is_refused() -> None:
+def test_an_augmentation_that_changes_the_size_is_an_error() -> None:
     data = small(augmentation=[v2.CenterCrop(12)])
     with pytest.raises(ValueError, match=r"augmentation changes .* from \(1, 16, 16\) to \(1, 12, 12\)"):
         pixels(data, "train")

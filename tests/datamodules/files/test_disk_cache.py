@@ -19,17 +19,17 @@ def get(folder: Path | None, value: str, made: list[str] | None = None, name: st
 
 
 class TestDiskCache:
-    def test_makes_once(self, tmp_path: Path) -> None:
+    def test_computes_once(self, tmp_path: Path) -> None:
         made: list[str] = []
         assert [get(tmp_path / "new" / "folder", value, made) for value in ("first", "second")] == ["first", "first"]
         assert made == ["first"]
         assert get(tmp_path / "new" / "folder", "other", name="another") == "other"
 
-    def test_without_a_folder_nothing_is_kept(self) -> None:
+    def test_without_a_folder_nothing_is_cached(self) -> None:
         assert [get(None, value) for value in ("first", "second")] == ["first", "second"]
 
     @pytest.mark.parametrize("position", [0, 20, 33, -1])
-    def test_a_flipped_bit_is_made_good(self, tmp_path: Path, position: int) -> None:
+    def test_a_flipped_bit_is_detected(self, tmp_path: Path, position: int) -> None:
         get(tmp_path, "sound")
         content = bytearray((tmp_path / "thing").read_bytes())
         content[position] ^= 1
@@ -38,16 +38,16 @@ class TestDiskCache:
         assert get(tmp_path, "third") == "again"
 
     @pytest.mark.parametrize("length", [0, 5, 32, 35])
-    def test_a_truncated_file_is_made_good(self, tmp_path: Path, length: int) -> None:
+    def test_a_truncated_file_is_computed_again(self, tmp_path: Path, length: int) -> None:
         get(tmp_path, "sound")
         (tmp_path / "thing").write_bytes((tmp_path / "thing").read_bytes()[:length])
         assert get(tmp_path, "again") == "again"
 
-    def test_what_cannot_be_loaded_is_made_anew(self, tmp_path: Path) -> None:
+    def test_invalid_content_is_computed_again(self, tmp_path: Path) -> None:
         DiskCache(tmp_path).get("thing", lambda: b"no json", bytes, bytes)
         assert get(tmp_path, "again") == "again"
 
-    def test_errors_of_the_making_pass_through_and_leave_nothing(self, tmp_path: Path) -> None:
+    def test_errors_pass_through_and_leave_no_file(self, tmp_path: Path) -> None:
         def fail() -> bytes:
             raise ValueError("no good")
 

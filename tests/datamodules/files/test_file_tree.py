@@ -27,7 +27,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> FileTree:
     return FileTree(str(tmp_path / "set.zip"))
 
 
-def test_a_zip_is_as_a_folder(tree: FileTree) -> None:
+def test_a_zip_equals_a_folder(tree: FileTree) -> None:
     assert tree.files == sorted(FILES)
     assert tree.folders == ["a", "a/deep", "b"]
     assert {file: tree.read(file) for file in tree.files} == FILES
@@ -47,7 +47,7 @@ def test_other_processes_read_it_too(tree: FileTree) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_opens_a_zip_of_its_own(tree: FileTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_process_opens_the_zip_again(tree: FileTree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.read("a/one.txt")
     before = tree._archive
     monkeypatch.setattr(os, "getpid", lambda: -2)
@@ -55,7 +55,7 @@ def test_a_forked_process_opens_a_zip_of_its_own(tree: FileTree, monkeypatch: py
     assert before is None or tree._archive is not before
 
 
-def test_what_cannot_be_read_is_named(tree: FileTree) -> None:
+def test_unreadable_files_are_named(tree: FileTree) -> None:
     with pytest.raises(ValueError, match=r"four\.txt' cannot be read"):
         tree.read("b/four.txt")
 

@@ -23,7 +23,7 @@ def test_lines_end_at_line_feeds_only(tmp_path_factory: pytest.TempPathFactory, 
     assert file_lines(path) == lines
 
 
-def test_content_is_unpacked_by_its_name_alone(tmp_path: Path) -> None:
+def test_content_is_decompressed_by_its_name_only(tmp_path: Path) -> None:
     packed = gzip.compress(b"some text")
     for name, expected in (("a.gz", b"some text"), ("a.txt", packed)):
         (tmp_path / name).write_bytes(packed)
@@ -38,7 +38,7 @@ def test_a_missing_file_is_named_by_its_argument(tmp_path: Path) -> None:
         find_file(tmp_path / "gone", "train")
 
 
-def test_what_is_wrong_with_a_text() -> None:
+def test_problems_of_a_text() -> None:
     assert text_problem("개", "line 1") is None
     assert text_problem("", "line 1") == "line 1 is empty"
     assert text_problem("M\udce4nner", "line 1") == "line 1 is not UTF-8"

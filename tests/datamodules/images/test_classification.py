@@ -20,7 +20,7 @@ COUNTS = (40, 20, 11)
 
 
 class Numbered(ClassificationDataModule):
-    """Images of 2x3 pixels whose value is their number."""
+    """Images of 2x3 pixels whose value is their index."""
 
     comes_with: tuple[Split, ...] = ("train",)
 
@@ -44,7 +44,7 @@ def numbers(loader: DataLoader[ImageBatch] | list[DataLoader[ImageBatch]]) -> li
 
 
 class Mean(LightningModule):
-    """The smallest thing that trains."""
+    """Minimal model that trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class TestSplit:
         np.testing.assert_array_equal(data.dataset("test").labels.bincount(), [8, 4, 2])
         np.testing.assert_array_equal(data.dataset("val").labels.bincount(), [8, 4, 2])  # a quarter of 32, 16, 9
 
-    def test_splits_that_are_there_are_kept_whole(self) -> None:
+    def test_existing_splits_are_kept(self) -> None:
         data = numbered()
         data.comes_with = ("train", "val", "test")
         data.setup()
@@ -139,7 +139,7 @@ class TestLoaders:
         data.setup()
         assert data.train_dataloader().drop_last
         data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
-        assert not data.train_dataloader().drop_last  # 26 of 52 images are each process's, and no batch is full
+        assert not data.train_dataloader().drop_last  # each process has 26 of 52 images, so no batch is full
 
     @pytest.mark.parametrize("cuda", [False, True])
     def test_memory_is_pinned_for_cuda_alone(self, cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ class TestLoaders:
         data.setup()
         assert data.train_dataloader().pin_memory is cuda
 
-    def test_workers_stay(self) -> None:
+    def test_workers_are_persistent(self) -> None:
         data = numbered(num_workers=1)
         data.setup()
         loader = data.test_dataloader()
@@ -162,13 +162,13 @@ class TestLoaders:
         assert len(set(numbers(data.val_dataloader()))) > 1
         assert len(set(numbers(data.test_dataloader()))) > 1
 
-    def test_the_trainer_takes_it(self) -> None:
+    def test_a_trainer_accepts_it(self) -> None:
         seen = fit(numbered(batch_size=10))
         assert seen.count("train") == 5  # of 58 - 6 images
         assert "val" in seen
 
     @pytest.mark.filterwarnings("ignore:Total length of `list`")
-    def test_no_validation_when_none_is_wanted(self) -> None:
+    def test_no_validation_without_a_fraction(self) -> None:
         data = numbered(held_out=HeldOut(test=0.2))
         assert set(fit(data)) == {"train"}
         assert data.val_dataloader() == []
@@ -186,7 +186,7 @@ class TestShown:
         assert ["all", "43", "14", "14"] in lines
         assert lines[-1] == ["Skipped", "nothing."]
 
-    def test_many_classes_are_summed_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_classes_are_summarised(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datamodules.images.classification, "_CLASSES_SHOWN", 1)
         data = numbered(held_out=HeldOut())
         data.setup()
@@ -205,7 +205,7 @@ class TestShown:
             np.testing.assert_allclose(np.asarray(axis.images[0].get_array()), np.full((2, 3), value), atol=1e-6)
             assert axis.images[0].get_clim() == (0.0, 1.0)
 
-    def test_a_plot_takes_the_normalisation_back(self) -> None:
+    def test_a_plot_inverts_the_normalisation(self) -> None:
         data = Numbered(ImageTransform(2, mean=(0.1, 0.2, 0.3), std=0.5))
         raw = torch.rand(1, 3, 2, 2)
         figure = data.plot((data.transform.normalize(raw), torch.tensor([0])))
@@ -219,7 +219,7 @@ class TestShown:
         colours = [matplotlib.colors.to_hex(axis.title.get_color()) for axis in drawn]
         assert colours == ["#000000", "#ff0000", "#ff0000"]
 
-    def test_a_plot_ends_at_its_limit(self) -> None:
+    def test_a_plot_is_limited(self) -> None:
         figure = numbered().plot((torch.zeros(9, 1, 2, 3), torch.zeros(9, dtype=torch.int64)), limit=4)
         assert sum(bool(axis.images) for axis in figure.axes) == 4
 
@@ -233,17 +233,17 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
             numbered(**{name: value})
 
-    def test_a_split_that_is_not_there(self) -> None:
+    def test_a_missing_split(self) -> None:
         data = numbered(held_out=HeldOut(val=0.1))
         data.setup()
         with pytest.raises(ValueError, match=r"no split 'test', only \['train', 'val'\]"):
             data.test_dataloader()
 
-    def test_size_twice(self) -> None:
+    def test_image_size_and_transform_exclude_each_other(self) -> None:
         with pytest.raises(ValueError, match=r"image_size=8 and transform.size=9 both"):
             choose_transform(ImageTransform(7), 8, ImageTransform(9))
 
-    def test_a_subclass_must_say_what_it_holds(self) -> None:
+    def test_a_subclass_must_define_classes_and_load(self) -> None:
         bare = ClassificationDataModule(ImageTransform(4))
         with pytest.raises(NotImplementedError, match="must define class_names"):
             _ = bare.num_classes
@@ -251,7 +251,7 @@ class TestErrors:
             bare.setup()
 
 
-def test_the_transform_chosen() -> None:
+def test_choose_transform() -> None:
     own = ImageTransform(7, mean=0.1)
     assert choose_transform(own, None, None) == own
     assert choose_transform(own, (8, 9), None) == ImageTransform((8, 9), mean=0.1)

@@ -8,7 +8,7 @@ from datamodules import ClassificationDataModule, DigitsDataModule, ImageTransfo
 from datamodules.splits import SPLITS
 
 
-def test_all_digits_are_there_unchanged_and_once() -> None:
+def test_every_digit_occurs_once_unchanged() -> None:
     data = DigitsDataModule(augmentation=[])
     data.setup()
     ink, labels = [], []
@@ -59,7 +59,7 @@ def test_larger_images(image_size: int | tuple[int, int]) -> None:
     assert images.shape == (4, 1, *data.image_size)
 
 
-def test_training_digits_are_augmented_only_as_wished() -> None:
+def test_training_digits_are_augmented_on_request() -> None:
     plain, warped = DigitsDataModule(), DigitsDataModule(augmentation=[RandomWarp(degrees=10.0, shift=0.1, zoom=0.1)])
     plain.setup()
     warped.setup()

@@ -31,7 +31,7 @@ class Mixed(ImageSource):
             yield self.images[index].unsqueeze(0)
 
 
-def test_a_batch_is_its_images_in_the_order_asked_for(source: TensorImages) -> None:
+def test_a_batch_has_its_images_in_the_given_order(source: TensorImages) -> None:
     transform = ImageTransform(12, channels=1, crop=0.9)
     indices = torch.tensor([9, 2, 5, 7])
     dataset = ImageDataset(source, indices, transform)
@@ -49,7 +49,7 @@ def test_one_item_is_an_image_and_its_label(source: TensorImages) -> None:
     assert label.item() == 1
 
 
-def test_images_of_different_sizes_make_a_batch() -> None:
+def test_images_of_different_sizes_in_a_batch() -> None:
     images, labels = ImageDataset(Mixed(), torch.arange(3), ImageTransform(6)).__getitems__([0, 1, 2])
     assert images.shape == (3, 3, 6, 6)
     torch.testing.assert_close(images.mean((1, 2, 3)), torch.tensor([-1.0, 1.0, -0.6]))
@@ -83,7 +83,7 @@ def test_worker_processes_give_the_same_batches(source: TensorImages) -> None:
     assert torch.equal(here, there)
 
 
-def test_contents_tell_images_apart_whatever_they_are_read_with(source: TensorImages) -> None:
+def test_contents_identify_images_however_they_are_read(source: TensorImages) -> None:
     contents = list(source.contents(torch.arange(10)))
     assert len(set(contents)) == 10
     assert list(source.contents(torch.tensor([7, 2]))) == [contents[7], contents[2]]

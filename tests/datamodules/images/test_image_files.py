@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> FileTree:
 
 
 @pytest.mark.parametrize("keep", [None, ImageTransform(4)])
-def test_sound_images_come_in_order_with_their_labels(tree: FileTree, keep: ImageTransform | None) -> None:
+def test_readable_images_come_in_order_with_their_labels(tree: FileTree, keep: ImageTransform | None) -> None:
     source, problems = sound_images(tree, [FILES[2], "bad.png", *FILES[:2]], torch.tensor([7, 8, 9, 5]), keep)
     assert source.labels.tolist() == [7, 9, 5]
     assert isinstance(source, FileImages if keep is None else TensorImages)

@@ -55,7 +55,7 @@ def everything(data: ClassificationDataModule, split: Split) -> tuple[torch.Tens
 
 
 class TestLayouts:
-    def test_class_folders_alone_are_cut_in_three(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_class_folders_alone_are_split_in_three(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         data = loaded(make_classes(tmp_path), held_out=HeldOut(0.25, 0.2))
         assert data.class_names == ["blue", "green", "red"]
         assert lengths(data) == [18, 6, 6]
@@ -82,9 +82,7 @@ class TestLayouts:
             make_classes(tmp_path / name, count)
         assert lengths(loaded(tmp_path)) == expected
 
-    def test_images_may_lie_deeper_and_other_files_beside_the_classes(
-        self, make_classes: MakeClasses, tmp_path: Path
-    ) -> None:
+    def test_deeper_images_and_files_next_to_the_classes(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         root = make_classes(tmp_path / "set")
         (root / "README.md").write_text("about")
         (root / "red" / ".DS_Store").write_bytes(b"")
@@ -92,7 +90,7 @@ class TestLayouts:
         shutil.copy(root / "red" / "000.png", root / "red" / "more" / "still" / "x.png")
         assert sum(lengths(loaded(root))) == 31
 
-    def test_a_class_may_be_called_as_a_split_is(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_a_class_may_have_the_name_of_a_split(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         root = make_classes(tmp_path, classes=("blue", "red"))
         (root / "red").rename(root / "train")
         assert loaded(root).class_names == ["blue", "train"]
@@ -128,7 +126,7 @@ class TestLayouts:
 
 
 class TestImages:
-    def test_cached_images_are_the_same(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_images_in_memory_are_the_same(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         root = make_classes(tmp_path)
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "blue" / "large.jpg")
@@ -139,7 +137,9 @@ class TestImages:
         for split in SPLITS:
             torch.testing.assert_close(everything(read, split), everything(cached, split))
 
-    def test_cached_grey_images_have_the_transforms_channels(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_grey_images_in_memory_have_the_transforms_channels(
+        self, make_classes: MakeClasses, tmp_path: Path
+    ) -> None:
         data = loaded(make_classes(tmp_path), in_memory=True, image_size=None, transform=ImageTransform((6, 7), 1))
         assert everything(data, "test")[0].shape == (6, 1, 6, 7)
 
@@ -198,7 +198,7 @@ class TestBadFiles:
             images, labels = everything(data, split)
             assert torch.equal(images.mean((2, 3)).argmax(1), 2 - labels)
 
-    def test_many_are_cut_short(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_long_lists_are_truncated(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         root = make_classes(tmp_path)
         for number in range(14):
             (root / "red" / f"bad{number:02}.png").write_bytes(b"junk")
@@ -213,7 +213,7 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=r"has no readable image of the classes \['red'\]"):
             loaded(root, bad_input="skip")
 
-    def test_an_unknown_wish(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_unknown_bad_input(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="bad_input must be 'error' or 'skip', got 'ignore'"):
             folder(make_classes(tmp_path), bad_input="ignore")
 
@@ -268,7 +268,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\['test'\] have no class folders"):
             folder(tmp_path)
 
-    def test_a_file_that_vanishes_is_named(self, make_classes: MakeClasses, tmp_path: Path) -> None:
+    def test_a_deleted_file_is_named(self, make_classes: MakeClasses, tmp_path: Path) -> None:
         data = loaded(make_classes(tmp_path))
         shutil.rmtree(tmp_path / "red")
         with pytest.raises(ValueError, match=r"red.*\.png' cannot be read"):

@@ -17,7 +17,7 @@ from datamodules import ImageTransform, load_image, plain_image, read_image
 
 
 def photo(height: int, width: int) -> Image.Image:
-    """Smooth colours with some noise: resampling matters, but no single pixel decides."""
+    """Smooth colours with some noise: sensitive to resampling, but not to single pixels."""
     rows, columns = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 11)], axis=-1)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
@@ -43,14 +43,14 @@ class TestReference:
         torch.testing.assert_close(ours, reference(image), atol=2.01 / 255 / 0.2, rtol=0)
 
     @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-    def test_interpolation_is_the_named_one(self, interpolation: str) -> None:
+    def test_interpolation_by_name(self, interpolation: str) -> None:
         image = photo(90, 90)
         mode = {"bilinear": 2, "bicubic": 3}[interpolation]
         expected = torch.from_numpy(np.array(image.resize((30, 30), Image.Resampling(mode)))).permute(2, 0, 1)
         resized = ImageTransform(30, interpolation=interpolation).resize_and_crop(load_image(image))  # type: ignore[arg-type]
         torch.testing.assert_close(resized.int(), expected.int(), atol=1, rtol=0)
 
-    def test_non_square_keeps_the_aspect_and_takes_the_middle(self) -> None:
+    def test_non_square_keeps_the_aspect_and_crops_the_centre(self) -> None:
         image = photo(100, 300)
         # To cover 50x60, the height must halve; of the 150 columns the middle 60 stay.
         expected = np.array(image.resize((150, 50), Image.Resampling.BICUBIC))[:, 45:105]
@@ -58,7 +58,7 @@ class TestReference:
         assert resized.shape == (3, 50, 60)
         np.testing.assert_allclose(resized.permute(1, 2, 0).int(), expected.astype(int), atol=1)
 
-    def test_normalises_as_the_formula_says(self) -> None:
+    def test_normalises_by_the_formula(self) -> None:
         transform = ImageTransform(2, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
         values = torch.tensor([[0, 51], [102, 255]], dtype=torch.uint8).expand(3, 2, 2)
         expected = (values.double() / 255 - torch.tensor([0.1, 0.2, 0.3]).double().view(3, 1, 1)) / torch.tensor(
@@ -66,7 +66,7 @@ class TestReference:
         ).double().view(3, 1, 1)
         torch.testing.assert_close(transform(values).double(), expected, atol=1e-6, rtol=0)
 
-    def test_denormalize_keeps_to_what_can_be_drawn(self) -> None:
+    def test_denormalize_clamps_to_0_and_1(self) -> None:
         drawn = ImageTransform(2).denormalize(torch.tensor([-9.0, 0.0, 9.0]).view(3, 1, 1))
         assert drawn.flatten().tolist() == [0.0, 0.5, 1.0]
 
@@ -92,7 +92,7 @@ class TestModes:
             ("F", 0.2, (51,)),
         ],
     )
-    def test_every_mode_has_the_colour_that_it_means(
+    def test_every_mode_is_converted_to_its_colour(
         self, mode: str, colour: float | tuple[int, ...], expected: tuple[int, ...], tmp_path: Path
     ) -> None:
         path = tmp_path / "image.tiff"
@@ -138,7 +138,7 @@ class TestModes:
         with pytest.raises(ValueError, match=f"{mode!r} must have values from 0 to"):
             plain_image(Image.new(mode, (2, 2), colour))
 
-    def test_the_image_given_is_left_alone(self) -> None:
+    def test_the_given_image_is_not_changed(self) -> None:
         image = photo(6, 6)
         before = image.tobytes()
         ImageTransform(3)(image)
@@ -185,7 +185,7 @@ class TestArraysAndTensors:
             (torch.full((3, 4, 4), torch.nan), "0 … 1"),
         ],
     )
-    def test_what_is_no_image_is_an_error(self, image: torch.Tensor, match: str) -> None:
+    def test_arrays_that_are_not_images_are_an_error(self, image: torch.Tensor, match: str) -> None:
         with pytest.raises(ValueError, match=match):
             ImageTransform(4)(image)
 
@@ -217,7 +217,7 @@ class TestBadFiles:
             read_image(tmp_path / "vast.png")
 
     @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
-    def test_no_image(self, content: bytes, tmp_path: Path) -> None:
+    def test_not_an_image(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / "notes.jpg").write_bytes(content)
         with pytest.raises(ValueError, match=r"notes\.jpg' cannot be read.*replace or remove it"):
             ImageTransform(4)(str(tmp_path / "notes.jpg"))
@@ -226,18 +226,18 @@ class TestBadFiles:
         with pytest.raises(ValueError, match="cannot be read as an image"):
             ImageTransform(4)(tmp_path)
 
-    def test_an_open_file_is_called_by_the_name_given(self) -> None:
+    def test_an_open_file_is_named_in_errors(self) -> None:
         with pytest.raises(ValueError, match=r"'set\.zip/a\.png' cannot be read"):
             read_image(io.BytesIO(b"junk"), "set.zip/a.png")
 
-    def test_a_thumbnail_is_small_and_the_image_whole(self, tmp_path: Path) -> None:
+    def test_a_thumbnail_is_small_and_shows_the_whole_image(self, tmp_path: Path) -> None:
         photo(160, 240).save(tmp_path / "image.jpg")
         assert read_image(tmp_path / "image.jpg").size == (240, 160)
         assert read_image(tmp_path / "image.jpg", thumbnail=True).size == (30, 20)
 
 
 class TestPlainFields:
-    def test_a_checkpoint_or_yaml_builds_it_again(self) -> None:
+    def test_a_checkpoint_or_yaml_restores_it(self) -> None:
         transform = ImageTransform((32, 48), mean=(0.1, 0.2, 0.3), std=0.4, interpolation="bilinear", crop=0.9)
         plain = json.loads(json.dumps(dataclasses.asdict(transform)))
         assert ImageTransform(**plain) == transform
@@ -246,7 +246,7 @@ class TestPlainFields:
         assert parser.instantiate(parser.parse_object({"transform": plain})).transform == transform
         assert pickle.loads(pickle.dumps(transform)) == transform  # noqa: S301
 
-    def test_it_cannot_be_changed(self) -> None:
+    def test_it_is_frozen(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             ImageTransform(4).size = 5  # type: ignore[misc]
 

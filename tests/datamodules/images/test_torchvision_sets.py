@@ -47,7 +47,7 @@ def photo(path: Path, size: tuple[int, int] = (20, 30)) -> None:
 
 
 def raw(data: ClassificationDataModule, split: str) -> np.ndarray:
-    """The bytes of a split's images, as a network's input says they were."""
+    """Raw bytes of a split's images, recovered from the network's input."""
     dataset = data.dataset(split)  # type: ignore[arg-type]
     images, _ = dataset.__getitems__(range(len(dataset)))
     return (data.transform.denormalize(images) * 255).round().to(torch.uint8).numpy()
@@ -87,7 +87,7 @@ class TestSetsInMemory:
     def test_svhn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
         for split in ("train", "test"):
-            labels = np.where(LABELS == 0, 10, LABELS)  # as its authors count
+            labels = np.where(LABELS == 0, 10, LABELS)  # labels of the authors
             scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": COLOUR.transpose(1, 2, 3, 0), "y": labels[:, None]})
         data = Sets("SVHN", tmp_path, download=False)
         data.setup()
@@ -108,7 +108,7 @@ class TestSetsInMemory:
         np.testing.assert_allclose(found, values, atol=1)  # torchvision rounds down
         np.testing.assert_array_equal(data.dataset("test").labels, np.arange(20) % 10)
 
-    def test_emnist_is_turned_upright(self, tmp_path: Path) -> None:
+    def test_emnist_is_transposed(self, tmp_path: Path) -> None:
         folder = tmp_path / "EMNIST" / "raw"
         folder.mkdir(parents=True)
         for part in ("train", "test"):
@@ -119,7 +119,7 @@ class TestSetsInMemory:
         np.testing.assert_array_equal(raw(data, "test"), GREY[:, None])
         assert data.class_names == torchvision.datasets.EMNIST.classes_split_dict["balanced"]
 
-    def test_channels_and_size_as_wanted(self, tmp_path: Path) -> None:
+    def test_channels_and_size_by_argument(self, tmp_path: Path) -> None:
         write_idx(tmp_path / "MNIST" / "raw")
         data = Sets("MNIST", tmp_path, download=False, transform=ImageTransform(32, channels=3), batch_size=4)
         data.setup()
@@ -146,7 +146,7 @@ class TestSetsOfFiles:
         torch.testing.assert_close(data.dataset("test")[0][0], expected)
         assert data.class_names[int(data.dataset("test")[0][1])] == "pie"
 
-    def test_a_set_in_one_piece_is_cut_in_three(self, tmp_path: Path) -> None:
+    def test_a_data_set_without_splits_is_split_in_three(self, tmp_path: Path) -> None:
         for name in ("Forest", "River"):
             for number in range(10):
                 photo(tmp_path / "eurosat" / "2750" / name / f"{number}.jpg", (64, 64))
@@ -191,7 +191,7 @@ class TestFetching:
         with pytest.raises(ValueError, match=r"can be given for .*MNIST, not for SVHN"):
             Sets("SVHN", source=tmp_path)
 
-    def test_absent_and_not_to_be_downloaded(self, tmp_path: Path) -> None:
+    def test_missing_without_a_download(self, tmp_path: Path) -> None:
         data = Sets("KMNIST", tmp_path, download=False)
         with pytest.raises(FileNotFoundError, match=r"'KMNIST': .* is not in root='.*set download=True"):
             data.setup()
@@ -207,7 +207,7 @@ class TestFetching:
             Sets("KMNIST", tmp_path).prepare_data()
 
     def test_a_trainer_prepares_the_data_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """So that no two processes download at a time."""
+        """Two processes never download at the same time."""
         write_idx(tmp_path / "MNIST" / "raw")
         data = Sets("MNIST", tmp_path)
         data.trainer = object()  # type: ignore[assignment]
@@ -218,7 +218,7 @@ class TestFetching:
 
 class TestNames:
     @pytest.mark.parametrize("name", sorted(_SETS))
-    def test_torchvision_takes_what_we_give_it(self, name: str) -> None:
+    def test_torchvision_accepts_our_arguments(self, name: str) -> None:
         signature = inspect.signature(getattr(torchvision.datasets, name))
         for arguments in _SETS[name].splits.values():
             bound = signature.bind("root", download=True, **arguments)
@@ -248,7 +248,7 @@ class TestNames:
         with pytest.raises(ValueError, match=rf"name='{wrong}' is not .*did you mean .*{near}"):
             Sets(wrong)
 
-    def test_nothing_near_lists_them_all(self) -> None:
+    def test_without_near_matches_all_names_are_listed(self) -> None:
         with pytest.raises(ValueError, match=r"there are Caltech101, .*USPS"):
             Sets("CocoDetection")
 
@@ -276,7 +276,7 @@ def test_yaml_builds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not _INSTALLED["FashionMNIST"].is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_fashion_mnist_itself(tmp_path: Path) -> None:
+def test_real_fashion_mnist(tmp_path: Path) -> None:
     data = Sets("FashionMNIST", tmp_path, download=False, augmentation=[], held_out=HeldOut(test=0.2))
     data.setup()
     assert len(data.dataset("train")) == 60_000

@@ -19,7 +19,7 @@ def test_in_base(number: int, base: int) -> None:
 
 
 @given(st.integers(0, 2**60), st.integers(2, 36))
-def test_in_base_as_numpy_has_it(number: int, base: int) -> None:
+def test_in_base_equals_numpy(number: int, base: int) -> None:
     assert in_base(number, base) == np.base_repr(number, base).lower()
 
 
@@ -45,7 +45,7 @@ def test_numbers_of_the_splits_are_disjoint() -> None:
     assert min(map(min, drawn)) < 50
 
 
-def test_short_numbers_are_shown_more_often_in_training() -> None:
+def test_short_numbers_are_repeated_in_training() -> None:
     plain, repeated = small(), small(short_repeats=3)
     for split in ("val", "test"):
         assert plain.dataset(split).source_texts == repeated.dataset(split).source_texts
@@ -56,7 +56,7 @@ def test_short_numbers_are_shown_more_often_in_training() -> None:
 
 
 @pytest.mark.parametrize(("target", "length"), [(2, 9), (10, 3), (36, 2)])
-def test_leading_zeros_make_answers_of_one_length(target: int, length: int) -> None:
+def test_leading_zeros_give_targets_of_equal_length(target: int, length: int) -> None:
     plain, filled = small(target_base=target), small(target_base=target, leading_zeros=True)
     for split in SPLITS:
         answers = filled.dataset(split).target_texts
@@ -65,7 +65,7 @@ def test_leading_zeros_make_answers_of_one_length(target: int, length: int) -> N
         assert filled.dataset(split).source_texts == plain.dataset(split).source_texts
 
 
-def test_a_character_is_a_token_and_all_digits_are_known() -> None:
+def test_one_token_per_character_and_all_digits_known() -> None:
     data = small(source_base=16, limit=20, train_size=5, val_size=0, test_size=1)
     digits = data.source_tokenizer
     assert digits.tokens(range(4, len(digits))) == list("0123456789abcdef")

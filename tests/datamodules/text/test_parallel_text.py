@@ -33,7 +33,7 @@ FEW = DatasetPairs(ROWS[:5], "de", "en")
 
 
 def files(folder: Path) -> Path:
-    """The aligned files of three splits, packed, as a data set comes."""
+    """Writes aligned, gzipped files of three splits."""
     folder.mkdir(exist_ok=True)
     for split, count in (("train", 50), ("val", 5), ("test", 7)):
         for side in ("de", "en"):
@@ -54,7 +54,7 @@ class TestSplits:
         assert data.dataset("val").target_texts == [row["en"] for row in ROWS[:5]]
         assert len(data.dataset("test")) == 7
 
-    def test_cut_from_training_so_that_no_source_stands_on_both_sides(self) -> None:
+    def test_held_out_from_training_without_a_shared_source(self) -> None:
         data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), held_out=HeldOut(val=0.1, test=0.2))
         sources = [set(data.dataset(split).source_texts) for split in ("train", "val", "test")]
         assert not sources[0] & sources[1] and not sources[0] & sources[2] and not sources[1] & sources[2]  # noqa: PT018
@@ -79,7 +79,7 @@ class TestSplits:
         st.floats(0.01, 0.9),
         st.integers(0, 3),
     )
-    def test_any_cut(self, words: list[tuple[str, str]], fraction: float, seed: int) -> None:
+    def test_any_split(self, words: list[tuple[str, str]], fraction: float, seed: int) -> None:
         pairs = [TextPair(*texts, line) for line, texts in enumerate(words)]
         hanging = {0}
         for _ in pairs:
@@ -100,7 +100,7 @@ class TestSplits:
         pairs = [TextPair(str(line), f"<{line}>", line) for line in range(1000)]
         assert len(split_by_sentence(pairs, 0.05, 0)[1]) == 50
 
-    def test_a_large_family_is_not_held_out_for_a_small_fraction(self) -> None:
+    def test_a_large_group_is_not_held_out_for_a_small_fraction(self) -> None:
         pairs = [TextPair(str(line), "hello" if line < 900 else f"<{line}>", line) for line in range(1000)]
         for seed in range(5):
             assert len(split_by_sentence(pairs, 0.05, seed)[1]) == 50
@@ -156,7 +156,7 @@ class TestBadInput:
         (tmp_path / "t.tsv").write_bytes(b"de\ten\nja\tyes\n\tno\nM\xe4\tx\nso\tso\n")
         return TableFile(tmp_path / "t.tsv", "de", "en")
 
-    def test_an_error_says_where(self, table: TableFile) -> None:
+    def test_an_error_names_file_and_line(self, table: TableFile) -> None:
         with pytest.raises(
             ValueError, match=r"t\.tsv, line 3, column 'de' is empty; correct it, or skip it with bad_input='skip'"
         ):
@@ -170,7 +170,7 @@ class TestBadInput:
         assert notes[0] == "Skipped 4 unusable pairs:"
         assert notes[1].endswith("t.tsv, line 3, column 'de' is empty")
 
-    def test_nothing_is_said_where_all_is_well(self) -> None:
+    def test_without_problems_there_are_no_notes(self) -> None:
         data = ParallelTextDataModule(DatasetPairs(ROWS, "de", "en"), Word(), bad_input="skip")
         data.setup()
         assert data.notes == []
@@ -188,11 +188,11 @@ def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
         ParallelTextDataModule(FEW, **arguments)
 
 
-def test_no_more_than_a_dozen_arguments() -> None:
+def test_at_most_twelve_arguments() -> None:
     assert len(inspect.signature(ParallelTextDataModule).parameters) <= 12
 
 
-def test_ones_own_source_of_pairs() -> None:
+def test_a_custom_source_of_pairs() -> None:
     class Doubled(TextPairs):
         def read(self, root: str | Path = ".", on_bad_input: Callable[[str], None] = refuse) -> list[TextPair]:
             on_bad_input("word 3 is odd")
@@ -207,7 +207,7 @@ def test_ones_own_source_of_pairs() -> None:
 
 
 class TestYAML:
-    """As the command line builds it: classes by their short names."""
+    """Built from YAML as on the command line, with short class names."""
 
     RECIPE = """
     class_path: ParallelTextDataModule

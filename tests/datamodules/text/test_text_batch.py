@@ -42,7 +42,7 @@ class TestTokenRows:
 
 
 class TestTextDataset:
-    def test_a_batch_is_what_its_contract_says(self) -> None:
+    def test_a_batch_follows_its_contract(self) -> None:
         source, target = Character().train(SOURCES), Character().train(TARGETS)
         batch = TextDataset(SOURCES, TARGETS, source, target)[[2, 0, 3]]
         assert isinstance(batch, TextBatch)
@@ -68,7 +68,7 @@ class TestTextDataset:
         assert dataset.lengths.tolist() == [[len(s) + 1, len(t) + 2] for s, t in zip(SOURCES, TARGETS, strict=True)]
         assert len(dataset) == 5
 
-    def test_padding_is_each_tokenizers_own(self) -> None:
+    def test_each_side_is_padded_by_its_tokenizer(self) -> None:
         class Nines(type(Character().train(["a"]))):  # type: ignore[misc]
             pad_id = 9
 
@@ -81,14 +81,14 @@ class TestTextDataset:
         assert batch.source[0, -1] == 9
         assert batch.target[0, -1] == 0
 
-    def test_one_number_makes_a_batch_of_one(self) -> None:
+    def test_a_single_index_gives_a_batch_of_one(self) -> None:
         made = Character().train(SOURCES + TARGETS)
         dataset = TextDataset(SOURCES, TARGETS, made, made)
         assert dataset[3].source_texts == ["ja"]
         assert dataset[3].indices == [3]
         torch.testing.assert_close(dataset[3].target, dataset[[3]].target)
 
-    def test_dropout_cuts_anew_and_keeps_the_text(self) -> None:
+    def test_dropout_changes_the_tokens_and_not_the_text(self) -> None:
         made = BytePair(80, dropout=0.5).train((SOURCES + TARGETS) * 5)
         dropping = TextDataset(SOURCES, TARGETS, made, made, dropout=True)
         batches = [dropping[[2, 0]] for _ in range(10)]

@@ -46,7 +46,7 @@ class OnlyTraining(TextDataModule):
 
 
 class Counting(TokenizerTrainer):
-    """Counts how often anything is trained, in any module of this process."""
+    """Counts trainings in this process."""
 
     trained = 0
 
@@ -73,7 +73,7 @@ class TestPairFilter:
         single = torch.tensor(ratio, dtype=torch.float32)
         assert reasons[1].tolist() == [bool(max(pair) > single * max(min(pair), 1)) for pair in lengths]
 
-    def test_nothing_is_left_out_unasked(self) -> None:
+    def test_nothing_is_removed_by_default(self) -> None:
         assert PairFilter().removed(torch.tensor([[1, 1000]])) == {}
 
     @pytest.mark.parametrize("arguments", [{"max_length": 0}, {"max_ratio": 0.5}])
@@ -84,13 +84,13 @@ class TestPairFilter:
 
 
 class TestTokenizers:
-    def test_shared_when_the_target_has_none(self) -> None:
+    def test_shared_if_there_is_no_target_trainer(self) -> None:
         data = Numbers(Word())
         assert data.source_tokenizer is data.target_tokenizer
         both = {word for pair in pairs(60) for side in pair[:2] for word in side.split()}
         assert set(data.source_tokenizer.tokens(range(4, len(data.source_tokenizer)))) == both
 
-    def test_separate_when_it_has_one(self) -> None:
+    def test_separate_with_a_target_trainer(self) -> None:
         data = Numbers(Word(), Character())
         [numbers] = data.source_tokenizer.encode(["eight"])
         assert data.source_tokenizer.tokens(numbers) == ["eight"]
@@ -99,12 +99,12 @@ class TestTokenizers:
         with_eight = data.source_tokenizer.encode(["eight"]) != data.target_tokenizer.encode(["eight"])
         assert with_eight
 
-    def test_byte_pairs_when_nothing_is_said(self) -> None:
+    def test_byte_pairs_by_default(self) -> None:
         assert Numbers().source_tokenizer == BytePair().train([pair[side] for side in (0, 1) for pair in pairs(60)])  # type: ignore[misc]
 
     def test_trained_on_training_text_only_and_once(self, trained: type[Counting]) -> None:
         data = Numbers(trained())
-        assert data.loads == 0, "nothing happens before it is asked for"
+        assert data.loads == 0, "nothing is loaded before it is used"
         data.source_tokenizer, data.target_tokenizer  # noqa: B018
         data.setup("fit")
         data.setup("test")
@@ -118,7 +118,7 @@ class TestTokenizers:
 
 
 class TestLoaders:
-    def test_each_split_whole(self) -> None:
+    def test_every_pair_of_each_split(self) -> None:
         data = Numbers(Character(), max_tokens=200, num_workers=0)
         for load, expected in (
             (data.train_dataloader, pairs(60)),
@@ -148,7 +148,7 @@ class TestLoaders:
         ]
         assert alone == helped
 
-    def test_a_split_that_is_not_there(self) -> None:
+    def test_a_missing_split(self) -> None:
         data = OnlyTraining(Character())
         assert data.val_dataloader() == []
         with pytest.raises(ValueError, match=r"OnlyTraining has no split 'test', only \['train'\]"):
@@ -186,7 +186,7 @@ class Least(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*couldn't infer the indices.*")
-def test_a_trainer_takes_it_as_it_is(tmp_path: Path) -> None:
+def test_a_trainer_accepts_it(tmp_path: Path) -> None:
     data, model = Numbers(Character(), max_tokens=200), Least()
     trainer = Trainer(
         default_root_dir=tmp_path,
@@ -222,7 +222,7 @@ class TestFilters:
         assert data.source_tokenizer.decode(batch.source.tolist()) == ["a", "b b"]
         assert data.target_tokenizer.decode(batch.target.tolist()) == ["a a", "a b"]
 
-    def test_the_summary_says_how_many_and_why_each_once(self) -> None:
+    def test_the_summary_counts_each_pair_under_one_reason(self) -> None:
         data = OnlyTraining(Word(), filters=PairFilter(max_length=3, max_ratio=1.5))
         assert data.dataset("train").source_texts == ["b b"]
         assert data.summary().splitlines()[-2:] == [
@@ -230,7 +230,7 @@ class TestFilters:
             "train: 1 of 3 pairs removed, of a length ratio above 1.5",
         ]
 
-    def test_all_left_out(self) -> None:
+    def test_all_removed(self) -> None:
         with pytest.raises(ValueError, match=r"filters=PairFilter\(max_length=1, .* remove all 3 training pairs"):
             OnlyTraining(Word(), filters=PairFilter(max_length=1)).setup()
 
@@ -252,15 +252,15 @@ class TestSummary:
         real = sum(int(batch.source_lengths.sum() + batch.target_lengths.sum()) for batch in train)
         assert rows["train"][6] == f"{100 * (1 - real / padded):.1f} %"
 
-    def test_unknown_share(self) -> None:
+    def test_unknown_fraction(self) -> None:
         class Strange(OnlyTraining):
             def load(self) -> Mapping[Split, Sequence[TextPair]]:
                 return {**super().load(), "test": [TextPair("x a y", "a", 1), TextPair("z z z", "a", 2)]}
 
         last = Strange(Word()).summary().splitlines()[-2]
-        assert "62.50 %" in last, "five of eight, the ends counted"
+        assert "62.50 %" in last, "five of eight, ends of sentence included"
 
-    def test_said_once_when_training_begins(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_logged_once_when_training_begins(self, caplog: pytest.LogCaptureFixture) -> None:
         data = Numbers(Character())
         with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
             data.setup("fit")
@@ -269,7 +269,7 @@ class TestSummary:
 
 
 class TestCache:
-    def test_second_run_trains_nothing_and_gives_the_same(self, tmp_path: Path, trained: type[Counting]) -> None:
+    def test_a_second_run_reads_the_cache(self, tmp_path: Path, trained: type[Counting]) -> None:
         runs = []
         for _ in range(2):
             data = Numbers(trained(), cache_dir=tmp_path)
@@ -279,7 +279,7 @@ class TestCache:
         assert runs[0] == runs[1]
         assert runs[0] == [batch.target.tolist() for batch in Numbers(trained()).train_dataloader()]
 
-    def test_numbers_are_kept_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_token_ids_are_cached_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Numbers(Character(), cache_dir=tmp_path).setup()
 
         def fail(*_: object, **__: object) -> None:
@@ -290,13 +290,13 @@ class TestCache:
         with pytest.raises(AssertionError, match="encoded again"):
             Numbers(Character()).setup()
 
-    def test_other_text_or_another_recipe_is_made_anew(self, tmp_path: Path, trained: type[Counting]) -> None:
+    def test_other_text_or_another_recipe_is_computed_again(self, tmp_path: Path, trained: type[Counting]) -> None:
         Numbers(trained(), cache_dir=tmp_path).setup()
         Numbers(trained(lower=True), cache_dir=tmp_path).setup()
         OnlyTraining(trained(), cache_dir=tmp_path).setup()
         assert trained.trained == 3
 
-    def test_damaged_files_are_made_good(self, tmp_path: Path) -> None:
+    def test_damaged_files_are_computed_again(self, tmp_path: Path) -> None:
         expected = [batch.target.tolist() for batch in Numbers(Character(), cache_dir=tmp_path).train_dataloader()]
         files = sorted(tmp_path.iterdir())
         assert len(files) == 7, "a tokenizer, and three splits of two sides"
@@ -307,7 +307,7 @@ class TestCache:
         assert [batch.target.tolist() for batch in again.train_dataloader()] == expected
         assert sorted(tmp_path.iterdir()) == files
 
-    def test_a_tokenizer_of_a_class_that_is_gone_is_trained_again(self, tmp_path: Path) -> None:
+    def test_a_tokenizer_of_a_missing_class_is_trained_again(self, tmp_path: Path) -> None:
         class Local(TokenizerTrainer):
             def train(self, texts: object) -> Tokenizer:
                 class Gone(type(Character().train(["a"]))):  # type: ignore[misc]

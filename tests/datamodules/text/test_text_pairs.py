@@ -34,7 +34,7 @@ class TestAlignedFiles:
     @pytest.mark.parametrize("end", ["\n", "\r\n"])
     @pytest.mark.parametrize("last", [True, False], ids=["closed", "open"])
     @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
-    def test_lines_belong_together(self, tmp_path: Path, suffix: str, end: str, last: bool, mark: str) -> None:
+    def test_lines_are_paired(self, tmp_path: Path, suffix: str, end: str, last: bool, mark: str) -> None:
         for name, column in ((suffix, 0), ("en", 1)):
             write(tmp_path / f"train.{name}", mark + end.join(str(pair[column]) for pair in PAIRS) + end * last)
         assert AlignedFiles(f"train.{suffix}", "train.en").read(tmp_path) == PAIRS
@@ -191,7 +191,7 @@ class TestTableFile:
         with pytest.raises(ValueError, match=r"line 1: there is no column 'fr', only \['de', 'en'\]"):
             skipped(TableFile(name, "fr", "en"), tmp_path)
 
-    def test_json_rows_without_the_column_leave_nothing(self, tmp_path: Path) -> None:
+    def test_json_rows_without_the_column(self, tmp_path: Path) -> None:
         write(tmp_path / "t.jsonl", '{"de": "ja"}\n')
         with pytest.raises(ValueError, match="has no usable pair"):
             skipped(TableFile("t.jsonl", "de", "en"), tmp_path)

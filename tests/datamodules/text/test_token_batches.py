@@ -55,16 +55,16 @@ class TestTokenBatchSampler:
             assert len(batch) * longest <= max_tokens or len(batch) == 1
 
     @given(LENGTHS, st.integers(1, 100), st.integers(1, 10), st.booleans())
-    def test_no_more_pairs_than_wished(self, lengths: Tensor, max_tokens: int, max_pairs: int, shuffle: bool) -> None:
+    def test_at_most_max_pairs(self, lengths: Tensor, max_tokens: int, max_pairs: int, shuffle: bool) -> None:
         [batches] = passes(lengths, TokenBudget(max_tokens, shuffle, max_pairs=max_pairs))
         assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
         for batch in batches:
             assert len(batch) <= max_pairs
             assert len(batch) == 1 or len(batch) * max(max(lengths[index].tolist()) for index in batch) <= max_tokens
 
-    def test_a_number_of_pairs_alone_makes_full_batches_with_little_padding(self) -> None:
+    def test_max_pairs_alone_gives_full_batches_with_little_padding(self) -> None:
         lengths = random_lengths(5000)
-        lengths[:, 0] = 0  # as images have it
+        lengths[:, 0] = 0  # as in data sets of images
         budget = TokenBudget(10**9, True, max_pairs=64)
         [batches] = passes(lengths, budget)
         assert sorted(len(batch) for batch in batches) == [8] + [64] * 78
@@ -82,7 +82,7 @@ class TestTokenBatchSampler:
         [batches] = passes(lengths, TokenBudget(200))
         following = [min(max(lengths[index].tolist()) for index in batch) for batch in batches[1:]]
         for batch, longer in zip(batches, following, strict=False):
-            assert (len(batch) + 1) * longer > 200, "one pair more would have fitted"
+            assert (len(batch) + 1) * longer > 200, "one more pair would fit"
 
     def test_without_shuffling_in_order_of_length_and_always_the_same(self) -> None:
         lengths = random_lengths()
@@ -104,7 +104,7 @@ class TestTokenBatchSampler:
             lengths, TokenBudget(200, True, 7), epoch=1
         )
 
-    def test_shuffling_changes_the_company_as_well_as_the_order(self) -> None:
+    def test_shuffling_changes_batches_and_their_order(self) -> None:
         lengths = random_lengths(2000)
         [first], [second] = (passes(lengths, TokenBudget(200, True), epoch=epoch) for epoch in (0, 1))
         kept = {frozenset(batch) for batch in first} & {frozenset(batch) for batch in second}
@@ -112,19 +112,19 @@ class TestTokenBatchSampler:
         longest = [max(max(lengths[index].tolist()) for index in batch) for batch in first]
         assert longest != sorted(longest)
 
-    def test_the_global_generator_is_neither_used_nor_moved(self) -> None:
+    def test_the_global_random_state_is_neither_used_nor_changed(self) -> None:
         before = torch.get_rng_state()
         list(TokenBatchSampler(random_lengths(), TokenBudget(200, True)))
         torch.testing.assert_close(torch.get_rng_state(), before)
 
-    def test_start_leaves_out_what_was_seen(self) -> None:
+    def test_start_skips_batches(self) -> None:
         sampler = TokenBatchSampler(random_lengths(), TokenBudget(200, True), 2, 1)
         everything = list(sampler)
         sampler.start = 5
         assert list(sampler) == everything[5:]
         assert len(sampler) == len(everything), "the length is the epoch's, on which Lightning counts"
 
-    def test_padding_fraction_is_what_the_batches_have(self) -> None:
+    def test_padding_fraction_is_that_of_the_batches(self) -> None:
         lengths = random_lengths()
         sampler = TokenBatchSampler(lengths, TokenBudget(300, True))
         padded = sum(len(batch) * int(lengths[batch].amax(0).sum()) for batch in sampler)
@@ -175,7 +175,7 @@ def loader(workers: int = 0, max_tokens: int = 40, words: list[str] = WORDS) -> 
 
 class TestResumableLoader:
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_goes_on_where_it_was(self, workers: int) -> None:
+    def test_resumes_at_its_position(self, workers: int) -> None:
         everything = [batch.source_texts for batch in loader()]
         cut = loader(workers)
         iterator = iter(cut)
@@ -187,14 +187,14 @@ class TestResumableLoader:
         assert seen + [batch.source_texts for batch in resumed] == everything
         assert resumed.state_dict()["batches"] == len(everything)
 
-    def test_the_next_epoch_is_whole(self) -> None:
+    def test_the_next_epoch_is_complete(self) -> None:
         resumed = loader()
         resumed.load_state_dict({"epoch": 0, "batches": 4, "of": len(resumed)})
         assert len(list(resumed)) == len(resumed) - 4
         resumed.sampler.set_epoch(1)  # type: ignore[attr-defined]
         assert len(list(resumed)) == len(resumed)
 
-    def test_every_pass_is_whole(self) -> None:
+    def test_every_pass_is_complete(self) -> None:
         twice = loader()
         next(iter(twice))
         first, second = ([batch.source_texts for batch in twice] for _ in range(2))
@@ -206,7 +206,7 @@ class TestResumableLoader:
         resumed.load_state_dict({"epoch": 4, "batches": 4, "of": len(resumed)})
         assert len(list(resumed)) == len(resumed)
 
-    def test_an_epoch_cut_otherwise_is_refused(self) -> None:
+    def test_an_epoch_with_other_batches_is_an_error(self) -> None:
         resumed = loader(max_tokens=80)
         total = len(loader())
         with pytest.raises(
@@ -214,11 +214,11 @@ class TestResumableLoader:
         ):
             resumed.load_state_dict({"epoch": 0, "batches": 4, "of": total})
         resumed.load_state_dict({"epoch": 0, "batches": total, "of": total})
-        assert len(list(resumed)) == len(resumed), "at the end of an epoch there is nothing to go on with"
+        assert len(list(resumed)) == len(resumed), "at the end of an epoch there is nothing to resume"
 
 
 class Recorder(LightningModule):
-    """Notes each batch that it is trained on."""
+    """Records each training batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,9 +243,9 @@ def trainer(folder: Path, **arguments: Any) -> Trainer:  # noqa: ANN401
 
 
 @pytest.mark.parametrize(("steps", "workers"), [(3, 0), (15, 0), (20, 0), (20, 1), (30, 0)])
-def test_a_training_that_was_cut_sees_exactly_the_remaining_batches(tmp_path: Path, steps: int, workers: int) -> None:
+def test_a_resumed_training_sees_exactly_the_remaining_batches(tmp_path: Path, steps: int, workers: int) -> None:
     per_epoch = len(loader(max_tokens=80))
-    assert per_epoch == 15, "so the steps lie inside, at the end of, inside and at the end of an epoch"
+    assert per_epoch == 15, "so the steps are within, at the end of, within and at the end of an epoch"
     whole_run = Recorder()
     trainer(tmp_path, enable_checkpointing=False).fit(whole_run, loader(max_tokens=80), loader())
     keep = ModelCheckpoint(tmp_path, filename="cut", every_n_train_steps=steps, save_top_k=-1)
@@ -258,7 +258,7 @@ def test_a_training_that_was_cut_sees_exactly_the_remaining_batches(tmp_path: Pa
     assert again.global_step == 3 * per_epoch == again.estimated_stepping_batches
 
 
-def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path: Path) -> None:
+def test_a_checkpoint_at_the_end_of_an_epoch_resumes_with_the_next(tmp_path: Path) -> None:
     whole_run = Recorder()
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer(tmp_path, callbacks=[keep]).fit(whole_run, loader(max_tokens=80))
@@ -268,7 +268,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path: Pat
     assert resumed.seen == whole_run.seen[15:]
 
 
-def test_each_epoch_is_drawn_anew_and_holds_everything(tmp_path: Path) -> None:
+def test_each_epoch_is_shuffled_again_and_complete(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path, enable_checkpointing=False).fit(model, loader())
     epochs = [[texts for epoch, texts in model.seen if epoch == number] for number in range(3)]
@@ -277,7 +277,7 @@ def test_each_epoch_is_drawn_anew_and_holds_everything(tmp_path: Path) -> None:
         assert Counter(text for texts in batches for text in texts) == Counter(WORDS)
 
 
-def test_lightning_may_put_its_own_sampler_in(tmp_path: Path) -> None:
+def test_lightning_may_replace_the_sampler(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path, enable_checkpointing=False, max_epochs=2, overfit_batches=3).fit(model, loader())
     assert [texts for _, texts in model.seen] == [(word,) for word in WORDS[:3]] * 2

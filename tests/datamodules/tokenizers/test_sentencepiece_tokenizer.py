@@ -37,7 +37,7 @@ def tokenizer(model: Path, pieces: Any) -> SentencePieceTokenizer:  # noqa: ANN4
     return SentencePieceTokenizer.from_files(model, vocabulary, pad_id=len(vocabulary), unk_id=1, bos_id=9, eos_id=0)
 
 
-def test_pieces_are_the_models_and_numbers_the_vocabularys(tokenizer: SentencePieceTokenizer, pieces: Any) -> None:  # noqa: ANN401
+def test_pieces_of_the_model_with_ids_of_the_vocabulary(tokenizer: SentencePieceTokenizer, pieces: Any) -> None:  # noqa: ANN401
     for text in TEXTS[:4]:
         [numbers] = tokenizer.encode([text])
         assert tokenizer.tokens(numbers) == pieces.encode(text, out_type=str)
@@ -50,19 +50,19 @@ def test_a_language_code_is_one_token_where_it_is_known(tokenizer: SentencePiece
     assert other[0] != 2
 
 
-def test_what_is_unknown_is_left_out_of_the_text(tokenizer: SentencePieceTokenizer) -> None:
+def test_unknown_tokens_are_omitted(tokenizer: SentencePieceTokenizer) -> None:
     [numbers] = tokenizer.encode(["ein ☃ Hund"])
     assert 1 in numbers
     assert "☃" not in tokenizer.decode([numbers])[0]
 
 
-def test_it_travels_by_its_definition(tokenizer: SentencePieceTokenizer) -> None:
+def test_it_is_pickled_by_its_definition(tokenizer: SentencePieceTokenizer) -> None:
     again = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301 # our own bytes
     assert again == tokenizer
     assert again.encode(TEXTS[:2]) == tokenizer.encode(TEXTS[:2])
 
 
-def test_what_it_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="definition lacks bos, eos, model, pad, unk"):
         SentencePieceTokenizer('{"vocabulary": {}}')
     with pytest.raises(FileNotFoundError, match=r"model: there is no file .*none\.spm"):

@@ -13,7 +13,7 @@ TEXTS = ["a man walks his dog", "a dog runs after the man", "the dogs and the me
 
 
 def published(names: Sequence[str]) -> str:
-    """The JSON of a tokenizer as others make them: other names and numbers, with padding and truncation on."""
+    """JSON of a foreign tokenizer: other special tokens and ids, with padding and truncation enabled."""
     vocab = {name: number for number, name in enumerate(["dog", *names, "man"])}
     made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=names[1]))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -24,14 +24,14 @@ def published(names: Sequence[str]) -> str:
 
 
 class TestSubwordTokenizer:
-    def test_numbers_are_those_of_the_library(self) -> None:
+    def test_token_ids_are_those_of_the_library(self) -> None:
         ours = BytePair(vocab_size=60).train(TEXTS)
         theirs = tokenizers.Tokenizer.from_str(ours.definition)
         assert ours.encode(TEXTS) == [theirs.encode(text, add_special_tokens=False).ids for text in TEXTS]
         assert len(ours) == theirs.get_vocab_size()
 
     @pytest.mark.parametrize("trainer", [BytePair(60), Word(), Character()])
-    def test_own_tokenizers_number_the_special_tokens_alike(self, trainer: BytePair | Word | Character) -> None:
+    def test_our_tokenizers_have_the_same_special_ids(self, trainer: BytePair | Word | Character) -> None:
         made = trainer.train(TEXTS)
         assert (made.pad_id, made.unk_id, made.bos_id, made.eos_id) == (0, 1, 2, 3)
         assert made.tokens([0, 1, 2, 3]) == ["<pad>", "<unk>", "<bos>", "<eos>"]
@@ -41,7 +41,7 @@ class TestSubwordTokenizer:
         made = trainer.train([*TEXTS, "<pad> <unk> <bos> <eos>", "<pad><eos>" * 50])
         [numbers] = made.encode(["man<eos> <pad><bos> <unk> dog"])
         assert not {0, 1, 2, 3} & set(numbers)
-        # The words are joined by rule; the others are exact.
+        # Word joins tokens by rules; the others are exact.
         assert made.decode([numbers])[0].replace(" ", "") == "man<eos><pad><bos><unk>dog"
 
     @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ class TestSubwordTokenizer:
     def test_special_tokens_are_found_by_their_usual_names(self, names: tuple[str, ...]) -> None:
         made = SubwordTokenizer(published(names))
         assert (made.pad_id, made.unk_id, made.bos_id, made.eos_id) == (1, 2, 3, 4)
-        assert made.encode(["man dog man dog cat"]) == [[5, 0, 5, 0, 2]], "nothing is cut off or filled up"
+        assert made.encode(["man dog man dog cat"]) == [[5, 0, 5, 0, 2]], "nothing is truncated or padded"
 
-    def test_decoding_stops_at_the_end_and_leaves_out_what_is_no_text(self) -> None:
+    def test_decoding_stops_at_the_end_and_omits_special_tokens(self) -> None:
         made = Character().train(["abc"])
         a, b, c = made.encode(["abc"])[0]
         rows = [[2, a, 0, b, 3, c, 3], [a, b, c], [3, a], [], [2, 1, a]]
@@ -106,15 +106,15 @@ class TestSubwordTokenizer:
 
 
 class TestDropout:
-    def test_only_training_drops(self) -> None:
+    def test_dropout_only_in_training(self) -> None:
         made = BytePair(200, dropout=0.5).train(TEXTS * 20)
         sure = BytePair(200).train(TEXTS * 20)
         assert made.encode(TEXTS) == made.encode(TEXTS) == sure.encode(TEXTS)
         cuts = {tuple(made.encode(TEXTS, dropout=True)[0]) for _ in range(20)}
         assert len(cuts) > 1
-        assert made.decode(list(cuts)) == [TEXTS[0]] * len(cuts), "however it is cut, the text is the same"
+        assert made.decode(list(cuts)) == [TEXTS[0]] * len(cuts), "the text does not depend on the segmentation"
 
-    def test_more_dropout_makes_smaller_pieces(self) -> None:
+    def test_more_dropout_gives_smaller_pieces(self) -> None:
         lengths = []
         for dropout in (0.1, 0.9):
             made = BytePair(200, dropout=dropout).train(TEXTS * 20)
@@ -143,7 +143,7 @@ class Digits(Tokenizer):
         return [str(number) for number in ids]
 
 
-def test_ones_own_tokenizer_has_what_the_base_gives() -> None:
+def test_a_custom_tokenizer_inherits_from_the_base() -> None:
     made = Digits("{}")
     assert made.decode([[7, 1, 9, 2, 6, 3]]) == ["12"]
     assert made.dropout == 0.0

@@ -42,11 +42,11 @@ TRAINED = [trainer.train(CHARACTERS) for trainer in EXACT]
 @pytest.mark.parametrize("which", range(len(EXACT)), ids=["byte pairs", "unigrams", "characters"])
 @given(text=st.text(alphabet=ALPHABET, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_text_survives_exactly_but_for_its_normal_form(which: int, text: str) -> None:
+def test_text_survives_up_to_normalisation(which: int, text: str) -> None:
     made = TRAINED[which]
     expected = unicodedata.normalize("NFC", text)
     [numbers] = made.encode([text])
-    if made.unk_id in numbers:  # a composition that no training text had
+    if made.unk_id in numbers:  # a composed character that occurs in no training text
         assert not set(expected) <= set(unicodedata.normalize("NFC", "".join(CHARACTERS)))
     else:
         assert made.decode([[made.bos_id, *numbers, made.eos_id, made.pad_id]]) == [expected]
@@ -62,7 +62,7 @@ def test_sentences_survive_exactly(which: int) -> None:
 
 
 @pytest.mark.parametrize("trainer", [BytePair(100), Unigram(100), Word(), Character()])
-def test_what_was_never_seen_is_unknown(trainer: TokenizerTrainer) -> None:
+def test_unseen_characters_are_unknown(trainer: TokenizerTrainer) -> None:
     made = trainer.train(["hello world", "hollow"])
     [numbers] = made.encode(["hello ☃ world"])
     assert numbers.count(made.unk_id) == 1
@@ -115,13 +115,13 @@ class TestBytePair:
         made = BytePair(200).train(["the dog saw the cat", "a dog and the cat"] * 5)
         assert made.tokens(made.encode(["the dog, the cat"])[0])[:2] == ["▁the", "▁dog"]
 
-    def test_letters_digits_and_marks_never_share_a_token(self) -> None:
+    def test_letters_digits_and_punctuation_never_share_a_token(self) -> None:
         made = BytePair(300).train(["dog! dog! 7dogs (dog) 42% dog?!"] * 20)
         for piece in made.tokens(range(4, len(made))):
             kinds = {unicodedata.category(character)[0] for character in piece.replace("▁", "")}
             assert len(kinds - {"P", "S"}) + bool(kinds & {"P", "S"}) <= 1, piece
 
-    def test_vocabulary_is_as_large_as_asked_for_if_the_text_allows(self) -> None:
+    def test_the_vocabulary_has_the_given_size_if_the_text_allows(self) -> None:
         assert len(BytePair(150).train(SENTENCES * 2)) == 150
         assert len(BytePair(8000).train(SENTENCES * 2)) < 8000
 
@@ -133,19 +133,19 @@ class TestBytePair:
         assert merged[3] == {"▁a", "▁aa"}
         assert merged[3] | {"▁b", "▁bb"} == merged[1]
 
-    def test_more_characters_than_room(self) -> None:
+    def test_too_many_characters(self) -> None:
         with pytest.raises(ValueError, match=r"vocab_size=20 is too small: .* 31 tokens already; give at least that"):
             BytePair(20).train(["abcdefghijklmnopqrstuvwxyz"])
 
 
 class TestWord:
-    def test_words_and_marks_stand_apart(self) -> None:
+    def test_words_and_punctuation_are_separate(self) -> None:
         made = Word().train(["A man's dog (big), 3 years!"])
         assert made.tokens(made.encode(["A man's dog (big), 3 years!"])[0]) == [
             *("A", "man", "'", "s", "dog", "(", "big", ")", ",", "3", "years", "!"),
         ]
 
-    def test_text_is_put_together_as_people_write_it(self) -> None:
+    def test_decoded_text_has_normal_spacing(self) -> None:
         texts = [
             "A man's T-shirt, isn't it (the red one)?",
             "Well: 50% and/or more; done!",
@@ -171,19 +171,19 @@ class TestWord:
 
 
 @given(words=st.lists(st.text("abcdé", min_size=1, max_size=4), min_size=1, max_size=8))
-def test_plain_words_come_back_joined_by_spaces(words: list[str]) -> None:
+def test_plain_words_are_joined_by_spaces(words: list[str]) -> None:
     assert word_decoder().decode(words) == " ".join(words)
 
 
 class TestUnigram:
-    def test_takes_the_likeliest_cut(self) -> None:
+    def test_uses_the_likeliest_segmentation(self) -> None:
         texts = [f"{verb}{ending}" for verb in ("walk", "talk", "jump", "look") for ending in ("s", "ed", "ing", "er")]
         made = Unigram(60).train(texts * 3)
         pieces = json.loads(made.definition)["model"]["vocab"]
         scores = dict(pieces[4:])
 
         def best(text: str) -> float:
-            """The likelihood of the likeliest of all cuts, each of which is tried."""
+            """Likelihood of the best segmentation, by exhaustive search."""
             if not text:
                 return 0.0
             ends = [end for end in range(1, len(text) + 1) if text[:end] in scores]
@@ -194,23 +194,23 @@ class TestUnigram:
             assert sum(pieces[number][1] for number in numbers) == pytest.approx(best(f" {text}"))
             assert len(numbers) < len(text) + 1 or text == "gnikool"
 
-    def test_vocabulary_is_at_most_as_large_as_asked_for(self) -> None:
+    def test_the_vocabulary_has_at_most_the_given_size(self) -> None:
         assert 80 < len(Unigram(120).train(SENTENCES * 3)) <= 120
 
-    def test_more_characters_than_room(self) -> None:
+    def test_too_many_characters(self) -> None:
         with pytest.raises(ValueError, match="not large enough to contain all chars"):
             Unigram(10).train(["abcdefghijklmnopqrstuvwxyz"])
 
 
 class TestSavedTokenizer:
-    def test_reads_what_was_trained(self, tmp_path: Path) -> None:
+    def test_reads_a_trained_tokenizer(self, tmp_path: Path) -> None:
         made = BytePair(100).train(SENTENCES[:2])
         path = tmp_path / "tokenizer.json"
         path.write_text(made.definition, encoding="utf-8")
         assert SavedTokenizer(path).train(["something else"]) == made
         assert SavedTokenizer(str(path)).recipe == made.definition
 
-    def test_says_what_is_wrong(self, tmp_path: Path) -> None:
+    def test_unusable_files_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"path='.*none.json': there is no such file"):
             SavedTokenizer(tmp_path / "none.json").train([])
         (tmp_path / "bad.json").write_bytes(b"\xff\xfe")
@@ -249,7 +249,7 @@ def test_errors_of_the_texts_themselves_pass_through() -> None:
         BytePair().train(text for text in broken())
 
 
-def test_recipes_tell_apart_what_differs() -> None:
+def test_different_settings_have_different_recipes() -> None:
     trainers = [BytePair(), BytePair(100), BytePair(lower=True), Unigram(), Word(), Character(), Character(True)]
     assert len({trainer.recipe for trainer in trainers}) == len(trainers)
     assert BytePair(100).recipe == BytePair(100).recipe

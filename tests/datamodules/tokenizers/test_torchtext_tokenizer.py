@@ -26,7 +26,7 @@ def test_without_torchtext_the_error_says_how_to_install_it(ask: object) -> None
         ask()
 
 
-def test_a_torchtext_that_does_not_load_is_reported_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchtext_that_fails_to_load_gives_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def broken(name: str, *_: object) -> object:
@@ -54,7 +54,7 @@ class TestWithTorchtext:
     def _needs_torchtext(self) -> None:
         pytest.importorskip("torchtext")
 
-    def test_words_are_torchtexts(self) -> None:
+    def test_words_are_those_of_torchtext(self) -> None:
         from torchtext.data import get_tokenizer
 
         made = TorchtextWords().train(TEXTS)
