@@ -66,7 +66,7 @@ class Hypothesis(NamedTuple):
     Attributes:
         tokens: T tokens after ``bos_id``, those of the prefix first; the last is ``eos_id`` unless the hypothesis was
             cut at the maximum length.
-        score: by which the hypotheses of a sentence are ranked, penalties included; the higher the better.
+        score: value by which the hypotheses of a sentence are ranked, penalties included; the higher the better.
         log_probability: sum over the tokens that were not forced, in nats, under the decoder's full distribution.
         weights: attention weights of each token, (T, T_k); ``None`` if not requested.
     """

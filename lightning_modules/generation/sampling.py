@@ -13,7 +13,7 @@ from lightning_modules.generation.decoding_strategy import Continuations, Decodi
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(DecodingStrategy):
-    """Sampling: draws each token by its probability; the ``n_best`` hypotheses of a sentence are independent.
+    """Draws each token by its probability; the ``n_best`` hypotheses of a sentence are independent.
 
     The temperature is applied first, then ``top_k``, then ``top_p``. Reported log probabilities are those of the
     model's full distribution, without any of the three.

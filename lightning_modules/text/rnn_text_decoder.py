@@ -420,7 +420,7 @@ class LuongDecoder(_AttendingDecoder):
         c_t = attention(s_t, source)
         readout_t = tanh(W [c_t; s_t])
 
-    Without input feeding the states do not depend on the attention, so training makes one call of the RNN and one of
+    Without input feeding the states do not depend on the attention, so training needs one call of the RNN and one of
     the attention for the whole target.
 
     Args:
