@@ -40,10 +40,10 @@ def stub(
         for [text], name in zip(batch.references, batch.names, strict=True):
             [tokens] = DATA.target_tokenizer.encode([say(text)])
             maps, cells = torch.zeros(len(tokens) + 1, 6 * 8), iter(DATA.cells("test")[int(name.split("/")[1])])
-            for place, word in enumerate(DATA.target_tokenizer.tokens(tokens)):
+            for position, word in enumerate(DATA.target_tokenizer.tokens(tokens)):
                 if word in NUMERALS:
                     cell = next(cells)
-                    for at, (row, column) in ((place, look(cell)), (place - 1, look_before(cell))):
+                    for at, (row, column) in ((position, look(cell)), (position - 1, look_before(cell))):
                         maps[at, 8 * row + column] = 1.0
             found.append([Hypothesis([*tokens, DATA.target_tokenizer.eos_id], 0.0, 0.0, maps)])
         return found
@@ -52,12 +52,12 @@ def stub(
     return system
 
 
-def there(cell: Tensor) -> tuple[int, int]:
+def inside(cell: Tensor) -> tuple[int, int]:
     """A location of the digit's cell."""
     return 2 * int(cell[0]), 2 * int(cell[1])
 
 
-def beside(cell: Tensor) -> tuple[int, int]:
+def elsewhere(cell: Tensor) -> tuple[int, int]:
     """A location of another cell of that row."""
     return 2 * int(cell[0]), 2 * ((int(cell[1]) + 1) % 4)
 
@@ -69,7 +69,7 @@ def test_every_location_of_the_digits_cell_is_right(corner: tuple[int, int]) -> 
 
 
 def test_other_cells_are_wrong() -> None:
-    looks = measure(stub(beside), DATA)
+    looks = measure(stub(elsewhere), DATA)
     assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 0.0, 60)
 
 
@@ -90,11 +90,11 @@ def test_each_numeral_is_counted_by_itself() -> None:
 def test_attention_at_the_article_counts_for_an_eight() -> None:
     """The article attends to the digit's cell, the numeral to another one; and the reverse."""
     others = [numeral for numeral in NUMERALS if numeral != "eight"]
-    before = measure(stub(beside, look_before=there), DATA)
+    before = measure(stub(elsewhere, look_before=inside), DATA)
     assert before.words["eight"]
     assert (before.share(before.right), before.share(before.told, ["eight"])) == (0.0, 1.0)
     assert before.share(before.told, others) == 0.0
-    after = measure(stub(there, look_before=beside), DATA)
+    after = measure(stub(inside, look_before=elsewhere), DATA)
     assert (after.share(after.right), after.share(after.told, ["eight"])) == (1.0, 0.0)
     assert after.share(after.told, others) == 1.0
 

@@ -33,7 +33,7 @@ def test_the_loss_is_the_mean_over_real_words_of_each_image_by_itself(
     found = []
     for image, caption, length in zip(images, some.captions, some.caption_lengths.tolist(), strict=True):
         logits = system(image[None], caption[None, : length - 1])[0]
-        found += [-logits[place].log_softmax(-1)[word] for place, word in enumerate(caption[1:length].tolist())]
+        found += [-logits[position].log_softmax(-1)[word] for position, word in enumerate(caption[1:length].tolist())]
     loss = system.training_step(some._replace(images=images), 0)
     torch.testing.assert_close(loss, torch.stack(found).mean(), check_dtype=False)
 

@@ -44,10 +44,10 @@ class Hashing:
         self.seen.append((tokens.shape, len(logits), logits.data_ptr()))
         assert state.hypotheses["note"] == "kept"
         hashed = (state.hypotheses["hash"].long() * 31 + tokens.reshape(-1, 1) + 7) % STATES
-        place = hashed.view(tokens.shape)
+        entry = hashed.view(tokens.shape)
         row = torch.arange(len(tokens))[:, None]
         following = DecodingState(state.memory, {"hash": hashed, "note": "kept"})
-        return StepOutput(logits[row, place], following, weights[row, place] if need_weights else None)
+        return StepOutput(logits[row, entry], following, weights[row, entry] if need_weights else None)
 
 
 def tables(sentences: int, vocabulary: int, seed: int = 0, *, places: int = 4, end: float = 0.0) -> dict[str, Tensor]:
@@ -60,14 +60,14 @@ def tables(sentences: int, vocabulary: int, seed: int = 0, *, places: int = 4, e
 
 def written(memory: dict[str, Tensor], sentence: int, tokens: Sequence[int]) -> tuple[list[float], list[list[float]]]:
     """The log probability and the attention of each token, in Python floats."""
-    hashed, last, found, looked = 0, BOS, [], []
+    hashed, last, found, attended = 0, BOS, [], []
     for token in tokens:
         hashed = (hashed * 31 + last + 7) % STATES
         logits = memory["logits"][sentence, hashed].tolist()
         found.append(logits[token] - math.log(sum(math.exp(value) for value in logits)))
-        looked.append(memory["weights"][sentence, hashed].tolist())
+        attended.append(memory["weights"][sentence, hashed].tolist())
         last = token
-    return found, looked
+    return found, attended
 
 
 def everything(vocabulary: int, longest: int) -> Iterator[tuple[int, ...]]:
@@ -85,11 +85,11 @@ def ranked(
     """The sequences by score, best first, by the formulas of the paper."""
     scored = []
     for tokens in sequences:
-        found, looked = written(memory, sentence, tokens)
+        found, attended = written(memory, sentence, tokens)
         penalty = strategy.length_penalty
         score = sum(found) / ((penalty.offset + len(tokens)) / (penalty.offset + 1)) ** penalty.alpha
-        for place in zip(*looked, strict=True):
-            score += strategy.coverage_penalty * math.log(min(sum(place), 1.0))
+        for weights in zip(*attended, strict=True):
+            score += strategy.coverage_penalty * math.log(min(sum(weights), 1.0))
         scored.append((score, tokens))
     return sorted(scored, reverse=True)
 

@@ -57,8 +57,8 @@ def test_a_wide_beam_finds_what_is_likeliest_by_the_mean_probability() -> None:
         expected = {}
         for tokens in sequences:
             chance, path = 1.0, [1, *tokens]
-            for place, token in enumerate(tokens):
-                rows = [memory[sentence, sum(path[: place + 1])].tolist() for memory in memories]
+            for position, token in enumerate(tokens):
+                rows = [memory[sentence, sum(path[: position + 1])].tolist() for memory in memories]
                 chance *= sum(math.exp(row[token]) / sum(map(math.exp, row)) for row in rows) / 3
             expected[tokens] = math.log(chance)
         assert {tuple(one.tokens) for one in hypotheses} == set(expected)
@@ -80,8 +80,8 @@ def test_weights_are_the_mean_of_the_members() -> None:
         assert with_weights.tokens == without.tokens
     for sentence, [best] in enumerate(write(Ensemble([Summing(), Summing()]), memories, need_weights=True)):
         path = [1, *best.tokens]
-        places = [sum(path[: place + 1]) for place in range(len(best.tokens))]
-        expected = sum(memory[sentence, places, :3].softmax(dim=-1) for memory in memories) / 2
+        positions = [sum(path[: position + 1]) for position in range(len(best.tokens))]
+        expected = sum(memory[sentence, positions, :3].softmax(dim=-1) for memory in memories) / 2
         assert isinstance(expected, Tensor)
         assert best.weights is not None
         torch.testing.assert_close(best.weights, expected)

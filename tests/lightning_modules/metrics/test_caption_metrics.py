@@ -70,8 +70,8 @@ def test_the_words_of_a_caption(text: str, words: str) -> None:
 @needs_flickr8k
 def test_the_words_are_those_of_the_penn_treebank_tokenizer() -> None:
     texts = [text for several in real_captions() for text in several]
-    found = PTBTokenizer().tokenize({place: [{"caption": text}] for place, text in enumerate(texts)})
-    unlike = [text for place, text in enumerate(texts) if caption_words(text) != found[place][0].split()]
+    found = PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(texts)})
+    unlike = [text for index, text in enumerate(texts) if caption_words(text) != found[index][0].split()]
     assert len(unlike) < len(texts) / 1000, unlike
 
 
@@ -108,12 +108,12 @@ def made_corpus(count: int, seed: int, most: int = 5) -> Corpus:
     def corrupted(text: str) -> str:
         words = text.split()
         for _ in range(draw.randint(0, 3)):
-            place = draw.randrange(len(words))
-            words[place : place + 1] = draw.choice([[], [words[place]] * 2, [draw.choice(draw.choice(parts))]])
+            index = draw.randrange(len(words))
+            words[index : index + 1] = draw.choice([[], [words[index]] * 2, [draw.choice(draw.choice(parts))]])
             words = words or ["a"]
         return "" if draw.random() < 0.02 else " ".join(words)
 
-    references = [[f"{text()} {place}" for _ in range(draw.randint(1, most))] for place in range(count)]
+    references = [[f"{text()} {index}" for _ in range(draw.randint(1, most))] for index in range(count)]
     return [corrupted(draw.choice(several)) for several in references], references
 
 
@@ -123,7 +123,7 @@ def made_corpus(count: int, seed: int, most: int = 5) -> Corpus:
 def peer(score: object, corpus: Corpus, **arguments: object) -> tuple[float | list[float], Sequence[float]]:
     """A score of the COCO caption evaluation for a corpus, and for each caption."""
     hypotheses, references = corpus
-    written = {place: [hypothesis] for place, hypothesis in enumerate(hypotheses)}
+    written = {index: [hypothesis] for index, hypothesis in enumerate(hypotheses)}
     return score.compute_score(dict(enumerate(references)), written, **arguments)  # type: ignore[attr-defined]
 
 
@@ -163,21 +163,21 @@ def test_meteor_is_that_of_its_program(make: Callable[[], Corpus]) -> None:
     )
     wanted, each = peer(program, corpus)
     found = [value(METEOR(str.split), ([text], [several])) for text, several in zip(*corpus, strict=True)]
-    unlike = [place for place, (one, other) in enumerate(zip(found, each, strict=True)) if abs(one - other) > 1e-6]
+    unlike = [index for index, (one, other) in enumerate(zip(found, each, strict=True)) if abs(one - other) > 1e-6]
     # Its search for the best alignment is narrower and misses some.
     assert len(unlike) <= len(found) / 200
     assert value(METEOR(str.split), corpus) == pytest.approx(wanted, abs=1e-6 if not unlike else 1e-4)
-    assert all(found[place] > each[place] for place in unlike)
+    assert all(found[index] > each[index] for index in unlike)
 
 
 # Common to all.
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 1000), places=st.lists(st.integers(0, 20), max_size=4))
-def test_batches_do_not_matter(seed: int, places: list[int]) -> None:
+@given(seed=st.integers(0, 1000), positions=st.lists(st.integers(0, 20), max_size=4))
+def test_batches_do_not_matter(seed: int, positions: list[int]) -> None:
     hypotheses, references = made_corpus(20, seed)
-    borders = [0, *sorted(places), 20]
+    borders = [0, *sorted(positions), 20]
     for make in EVERY:
         metric = make()
         for start, stop in pairwise(borders):

@@ -22,17 +22,17 @@ REFERENCES = [
 
 
 def test_each_caption_is_scored_as_the_coco_caption_evaluation_does() -> None:
-    written = {place: [text] for place, text in enumerate(HYPOTHESES)}
+    written = {index: [text] for index, text in enumerate(HYPOTHESES)}
     _, wanted = Cider().compute_score(dict(enumerate(REFERENCES)), written)
     frequencies = DocumentFrequencies.of(REFERENCES)
     assert cider_d(HYPOTHESES, REFERENCES, frequencies) == pytest.approx(wanted.tolist(), abs=1e-9)
     # One by one, in another order, and some of them twice: the frequencies alone depend on the corpus.
     chosen = [2, 0, 2, 6]
-    texts, several = [HYPOTHESES[place] for place in chosen], [REFERENCES[place] for place in chosen]
-    assert cider_d(texts, several, frequencies) == pytest.approx([wanted[place] for place in chosen], abs=1e-9)
+    texts, several = [HYPOTHESES[index] for index in chosen], [REFERENCES[index] for index in chosen]
+    assert cider_d(texts, several, frequencies) == pytest.approx([wanted[index] for index in chosen], abs=1e-9)
     metric = CIDErD(frequencies)
     metric.update(texts, several)
-    assert metric.compute().item() == pytest.approx(100 * sum(wanted[place] for place in chosen) / 4)
+    assert metric.compute().item() == pytest.approx(100 * sum(wanted[index] for index in chosen) / 4)
 
 
 def test_given_frequencies_weigh_the_words() -> None:

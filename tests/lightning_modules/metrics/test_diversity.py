@@ -9,20 +9,20 @@ from lightning_modules.metrics.diversity import DistinctNGrams, VocabularyUse
 TEXTS = ["A dog runs.", "a dog sits", "a", ""]
 
 
-@pytest.mark.parametrize(("order", "share"), [(1, 4 / 7), (2, 3 / 4), (3, 1), (4, 0)])
-def test_distinct_ngrams(order: int, share: float) -> None:
+@pytest.mark.parametrize(("order", "fraction"), [(1, 4 / 7), (2, 3 / 4), (3, 1), (4, 0)])
+def test_distinct_ngrams(order: int, fraction: float) -> None:
     metric = DistinctNGrams(order)
     metric.update(TEXTS[:1])
     metric.update(TEXTS[1:], [["what they are compared with"]] * 3)
-    assert metric.compute().item() == pytest.approx(100 * share)
+    assert metric.compute().item() == pytest.approx(100 * fraction)
 
 
 def test_distinct_words() -> None:
-    words, share, cased = VocabularyUse(), VocabularyUse(50), VocabularyUse(tokenize=str.split)
-    for metric in (words, share, cased):
+    words, fraction, cased = VocabularyUse(), VocabularyUse(50), VocabularyUse(tokenize=str.split)
+    for metric in (words, fraction, cased):
         metric.update(TEXTS)
     assert words.compute() == 4
-    assert share.compute() == 8
+    assert fraction.compute() == 8
     # "A", "a", "dog", "runs.", "sits"
     assert cased.compute() == 5
 

@@ -20,31 +20,31 @@ LINES = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 CORPORA = st.lists(st.tuples(LINES, LINES), min_size=1, max_size=12)
 
 
-def cut(count: int, places: Sequence[int]) -> list[slice]:
+def cut(count: int, positions: Sequence[int]) -> list[slice]:
     """The corpus in batches, some of them empty."""
-    borders = [0, *sorted(place % (count + 1) for place in places), count]
+    borders = [0, *sorted(position % (count + 1) for position in positions), count]
     return [slice(start, stop) for start, stop in pairwise(borders)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(corpus=CORPORA, places=st.lists(st.integers(0, 100), max_size=4), lowercase=st.booleans())
+@given(corpus=CORPORA, positions=st.lists(st.integers(0, 100), max_size=4), lowercase=st.booleans())
 def test_bleu_is_sacrebleus_whatever_the_batching(
-    corpus: list[tuple[str, str]], places: list[int], lowercase: bool
+    corpus: list[tuple[str, str]], positions: list[int], lowercase: bool
 ) -> None:
     hypotheses, references = [one for one, _ in corpus], [other for _, other in corpus]
     metric = CorpusBLEU(lowercase=lowercase)
-    for part in cut(len(corpus), places):
+    for part in cut(len(corpus), positions):
         metric.update(hypotheses[part], [[reference] for reference in references[part]])
     wanted = sacrebleu.corpus_bleu(hypotheses, [references], lowercase=lowercase).score
     assert metric.compute().item() == pytest.approx(wanted)
 
 
 @settings(max_examples=60, deadline=None)
-@given(corpus=CORPORA, places=st.lists(st.integers(0, 100), max_size=4))
-def test_chrf_is_sacrebleus_whatever_the_batching(corpus: list[tuple[str, str]], places: list[int]) -> None:
+@given(corpus=CORPORA, positions=st.lists(st.integers(0, 100), max_size=4))
+def test_chrf_is_sacrebleus_whatever_the_batching(corpus: list[tuple[str, str]], positions: list[int]) -> None:
     hypotheses, references = [one for one, _ in corpus], [other for _, other in corpus]
     metric = CorpusCHRF()
-    for part in cut(len(corpus), places):
+    for part in cut(len(corpus), positions):
         metric.update(hypotheses[part], [[reference] for reference in references[part]])
     assert metric.compute().item() == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [references]).score)
 

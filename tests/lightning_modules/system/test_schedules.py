@@ -61,8 +61,8 @@ def formula(step: int, total: int, warmup: float, final: float) -> float:
     progress = step / total
     if progress < warmup:
         return max(progress / warmup, 1e-3)
-    share = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
-    return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * share))
+    fraction = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
+    return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * fraction))
 
 
 @given(total=st.integers(1, 60), warmup=st.floats(0, 1), final=st.floats(0, 1))
@@ -110,10 +110,10 @@ def test_setting_the_length_corrects_the_rate_of_the_first_step() -> None:
     assert schedule.get_last_lr() == pytest.approx([1e-3])
 
 
-@pytest.mark.parametrize(("name", "share"), [("warmup", -0.1), ("warmup", 1.5), ("final", -1.0), ("final", 2.0)])
-def test_fractions_out_of_range(name: str, share: float) -> None:
-    with pytest.raises(ValueError, match=rf"{name}.*\[0, 1\], got {share}"):
-        WarmupCosine(optimizer(1.0), **{name: share})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "fraction"), [("warmup", -0.1), ("warmup", 1.5), ("final", -1.0), ("final", 2.0)])
+def test_fractions_out_of_range(name: str, fraction: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name}.*\[0, 1\], got {fraction}"):
+        WarmupCosine(optimizer(1.0), **{name: fraction})  # type: ignore[arg-type]
 
 
 def test_a_schedule_must_define_factor() -> None:

@@ -340,13 +340,13 @@ def test_a_foreign_modules_checkpoint_is_refused(save: Save) -> None:
         ViTClassifier.load_from_checkpoint(save(Foreign()))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.8, 0.95, 0.99, 0.999])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.8, 0.95, 0.99, 0.999])
 def test_a_truncated_checkpoint_is_refused_at_any_length(
-    share: float, save: Save, make_classifier: MakeClassifier, tmp_path: Path
+    fraction: float, save: Save, make_classifier: MakeClassifier, tmp_path: Path
 ) -> None:
     whole = save(make_classifier()).read_bytes()
     short = tmp_path / "short.ckpt"
-    short.write_bytes(whole[: int(share * len(whole))])
+    short.write_bytes(whole[: int(fraction * len(whole))])
     with pytest.raises(ValueError, match=r"checkpoint_path: .*short\.ckpt'.*truncated"):
         ViTClassifier.load_from_checkpoint(short)
 

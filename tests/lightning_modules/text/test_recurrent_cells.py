@@ -19,8 +19,8 @@ def test_steps_are_those_of_torch(kind: Callable[..., nn.RNNBase], depth: int, b
     hidden = tuple(torch.randn(2, depth, 4, dtype=torch.float64, requires_grad=True) for _ in range(count))
     leaves = [x, *hidden, *rnn.parameters()]
     steps, state = [], hidden
-    for place in x.unbind(dim=1):
-        output, state = recurrent_step(rnn, place, state)
+    for step in x.unbind(dim=1):
+        output, state = recurrent_step(rnn, step, state)
         steps.append(output)
     found = torch.stack(steps, dim=1), *(part.transpose(0, 1) for part in state)
     layers_first = tuple(part.transpose(0, 1) for part in hidden)

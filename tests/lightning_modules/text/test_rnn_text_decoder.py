@@ -120,8 +120,8 @@ def look_by_formula(w: Weights, query: Tensor, keys: Tensor) -> Tensor:
         scores = hidden @ w["attention.score_proj.weight"][0]
     else:
         scores = (keys @ w["attention.key_proj.weight"].T) @ query
-    shares = torch.exp(scores) / torch.exp(scores).sum()
-    return shares @ keys
+    weights = torch.exp(scores) / torch.exp(scores).sum()
+    return weights @ keys
 
 
 def readout_by_formula(w: Weights, *parts: Tensor) -> Tensor:

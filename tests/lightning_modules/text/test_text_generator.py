@@ -42,9 +42,9 @@ def log_probabilities(system: Seq2Seq, batch: TextBatch) -> list[Tensor]:
     return found
 
 
-def widened(batch: TextBatch, places: int) -> TextBatch:
+def widened(batch: TextBatch, positions: int) -> TextBatch:
     """The same batch with more padding on both sides."""
-    return batch._replace(source=F.pad(batch.source, (0, places)), target=F.pad(batch.target, (0, places)))
+    return batch._replace(source=F.pad(batch.source, (0, positions)), target=F.pad(batch.target, (0, positions)))
 
 
 # The loss.
@@ -58,8 +58,8 @@ def test_the_loss_is_smoothed_cross_entropy_of_real_tokens(
     system, batch = make_writer(kind, objective=Likelihood(smoothing)).double(), make_text_batch()
     losses = []
     for i, scores in enumerate(log_probabilities(system, batch)):
-        for place, token in enumerate(batch.target[i, 1 : batch.target_lengths[i]].tolist()):
-            row = scores[place]
+        for position, token in enumerate(batch.target[i, 1 : batch.target_lengths[i]].tolist()):
+            row = scores[position]
             losses.append(-(1 - smoothing) * row[token] - smoothing * row.mean())
     wanted = torch.stack(losses).mean()
     assert len(losses) == int((batch.target_lengths - 1).sum())

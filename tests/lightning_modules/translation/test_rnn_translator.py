@@ -40,7 +40,7 @@ def test_the_encoder_is_torchs_network_on_each_sentence_alone(cell: Cell, bidire
     source = padded(lengths)
     sequence, mask, summary = encoder(source, torch.tensor(lengths))
     assert sequence.shape == (4, 6, H)
-    assert mask.tolist() == [[[place < length for place in range(6)]] for length in lengths]
+    assert mask.tolist() == [[[position < length for position in range(6)]] for length in lengths]
     assert summary.shape == (4, encoder.summary_dim)
     for i, length in enumerate(lengths):
         x = encoder.embedding.weight[source[i, :length]] * D**0.5
