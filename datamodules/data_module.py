@@ -24,10 +24,10 @@ _SHOWN = 10
 
 
 class DataModule(LightningDataModule, Generic[LoadedT, DatasetT, BatchT]):
-    """Base of all DataModules here; subclass one of the bases below it to bring your own data.
+    """Base of :class:`ClassificationDataModule`, :class:`TextDataModule` and :class:`CaptionDataModule`.
 
-    The bases are :class:`ClassificationDataModule`, :class:`TextDataModule` and :class:`CaptionDataModule`. They share
-    one lifecycle: everything is loaded once, when it is first needed or in :meth:`setup`.
+    All DataModules here have the same lifecycle: the data are loaded once, when they are first needed or in
+    :meth:`setup`. To bring your own data, subclass one of these three; to bring a new kind of data, subclass this one.
 
     Args:
         num_workers: worker processes of each loader; 0 loads in the main process.
@@ -35,6 +35,8 @@ class DataModule(LightningDataModule, Generic[LoadedT, DatasetT, BatchT]):
 
     Attributes:
         notes: lines to append to the summary.
+        num_workers: as given.
+        seed: as given.
 
     Raises:
         ValueError: ``num_workers`` or ``seed`` is negative.
