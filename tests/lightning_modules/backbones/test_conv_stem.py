@@ -70,10 +70,10 @@ def test_a_pixel_reaches_the_neighbouring_patches() -> None:
 @pytest.mark.parametrize(
     ("dim", "patch_size", "message"),
     [
-        (16, (4, 2), r"patch_size must be 2, 4, 8, 16, …, got \(4, 2\)"),
+        (16, (4, 2), r"patch_size .*got \(4, 2\)"),
         (16, (6, 6), r"got \(6, 6\)"),
         (16, (1, 1), r"got \(1, 1\)"),
-        (12, (16, 16), r"dim must be a multiple of 8 with patch_size 16, got dim=12"),
+        (12, (16, 16), r"dim .* 8 .*patch_size.* 16, got dim=12"),
     ],
 )
 def test_sizes_that_do_not_fit(dim: int, patch_size: tuple[int, int], message: str) -> None:
@@ -89,9 +89,9 @@ def test_a_deep_stem_halves_its_features_once_more() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 16, 16), r"images must have shape \(B, 2, H, W\), got \(2, 16, 16\)"),
+        ((2, 16, 16), r"images .*\(B, 2, H, W\), got \(2, 16, 16\)"),
         ((2, 3, 16, 16), r"got \(2, 3, 16, 16\)"),
-        ((2, 2, 18, 16), "patch height 4 does not divide image height 18"),
+        ((2, 2, 18, 16), r"height 4 .* height 18"),
     ],
 )
 def test_images_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:

@@ -37,10 +37,10 @@ def test_takes_images_of_any_size(size: tuple[int, int], stem_stride: int) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": ()}, r"widths must be positive, got \(\)"),
-        ({"widths": (16, 0)}, r"widths must be positive, got \(16, 0\)"),
-        ({"depth": 0}, "depth must be positive, got 0"),
-        ({"stem_stride": 0}, "stem_stride must be positive, got 0"),
+        ({"widths": ()}, r"widths .*got \(\)"),
+        ({"widths": (16, 0)}, r"widths .*got \(16, 0\)"),
+        ({"depth": 0}, r"depth .*got 0"),
+        ({"stem_stride": 0}, r"stem_stride .*got 0"),
     ],
 )
 def test_refuses_sizes_that_are_not_positive(arguments: dict[str, int], message: str) -> None:

@@ -235,11 +235,11 @@ def test_it_starts_as_the_authors_code_does() -> None:
 @pytest.mark.parametrize(
     ("image_size", "patch_size", "message"),
     [
-        (8, 16, r"image height 8 is smaller than a patch of 16; choose a smaller patch_size"),
-        ((16, 4), (8, 8), r"image width 4 is smaller than a patch of 8"),
-        (10, 4, r"patch height 4 does not divide image height 10; resize to 8 or 12, or choose another patch_size"),
-        ((8, 9), 4, r"patch width 4 does not divide image width 9; resize to 8 or 12"),
-        (8, 0, r"patch_size \(0, 0\) must be positive"),
+        (8, 16, r"height 8 .* 16;.*patch_size"),
+        ((16, 4), (8, 8), r"width 4 .* 8"),
+        (10, 4, r"height 4 .* height 10; .*8 or 12.*patch_size"),
+        ((8, 9), 4, r"width 4 .* width 9; .*8 or 12"),
+        (8, 0, r"patch_size \(0, 0\)"),
     ],
 )
 def test_sizes_that_do_not_fit(
@@ -251,9 +251,9 @@ def test_sizes_that_do_not_fit(
 
 def test_images_that_do_not_fit_are_refused() -> None:
     model = network(8)
-    with pytest.raises(ValueError, match="image height 2 is smaller than a patch of 4"):
+    with pytest.raises(ValueError, match=r"height 2 .* 4"):
         model(torch.randn(1, 1, 2, 8))
-    with pytest.raises(ValueError, match="patch width 4 does not divide image width 10"):
+    with pytest.raises(ValueError, match=r"width 4 .* width 10"):
         model(torch.randn(1, 1, 8, 10))
     with pytest.raises(ValueError, match=r"images .*got \(1, 3, 8, 8\)"):
         model(torch.randn(1, 3, 8, 8))
@@ -273,7 +273,7 @@ def test_an_unknown_pool() -> None:
 
 
 def test_an_attention_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"context has 8 features.*dim=16"):
+    with pytest.raises(ValueError, match=r"8 features.*dim=16"):
         network(attention=lambda query_dim, key_dim: DistanceAttention(query_dim, 8))
 
 

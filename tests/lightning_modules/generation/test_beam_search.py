@@ -99,12 +99,12 @@ def test_more_hypotheses_than_the_beam_keeps_are_refused() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BeamSearch(size=0), "size must be 1"),
-        (lambda: BeamSearch(coverage_penalty=-0.1), "coverage_penalty must be 0"),
-        (lambda: BeamSearch(coverage_penalty=math.nan), "coverage_penalty must be 0"),
-        (lambda: BeamSearch(no_repeat_ngram=-1), "no_repeat_ngram must be 0"),
-        (lambda: LengthPenalty(alpha=math.inf), "alpha must be a finite"),
-        (lambda: LengthPenalty(offset=-1.0), "offset must be 0"),
+        (lambda: BeamSearch(size=0), "size .*got 0"),
+        (lambda: BeamSearch(coverage_penalty=-0.1), "coverage_penalty .*got -0.1"),
+        (lambda: BeamSearch(coverage_penalty=math.nan), "coverage_penalty .*got nan"),
+        (lambda: BeamSearch(no_repeat_ngram=-1), "no_repeat_ngram .*got -1"),
+        (lambda: LengthPenalty(alpha=math.inf), "alpha .*got inf"),
+        (lambda: LengthPenalty(offset=-1.0), "offset .*got -1.0"),
     ],
 )
 def test_values_out_of_range_are_named(build: type, message: str) -> None:
