@@ -21,7 +21,7 @@ SUBJECTS = (
     "caption_speed",
     "feature_cache_speed",
     "loader_speed",
-    "import_time",
+    "start_up",
 )
 
 

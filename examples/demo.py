@@ -1,4 +1,4 @@
-"""The main job: train a small ViT on the handwritten digits, test it, and draw what it looks at.
+"""Trains a small Vision Transformer on handwritten digits, tests it, and draws its attention maps.
 
 Run it by ``make demo`` or ``python -m examples.demo``. It does in Python what these commands do::
 
@@ -18,7 +18,7 @@ from lightning_modules.cli.recipe_files import find_recipe
 
 
 def run() -> None:
-    """Trains, tests, draws, and says where everything is."""
+    """Trains, tests, draws, and prints where the files are."""
     start = time.perf_counter()
     cli = lightning_command(["fit", "--config", str(find_recipe("vit_digits"))])
     minutes = (time.perf_counter() - start) / 60

@@ -26,7 +26,7 @@ from lightning_modules.cli.errors import USER_ERRORS, refuse, user_errors
 from lightning_modules.cli.network_summary import NetworkSummary
 from lightning_modules.cli.parsing import ShortErrors
 from lightning_modules.cli.quiet import quieten
-from lightning_modules.cli.run_report import outputs, print_files, print_fit_report, print_metrics, shown
+from lightning_modules.cli.run_report import print_evaluation_report, print_files, print_fit_report, shown
 from lightning_modules.system.plain import to_plain
 from lightning_modules.system.system import System, read_checkpoint
 
@@ -204,7 +204,7 @@ class SystemCLI(LightningCLI):
         """Trains, then prints metrics, files and the next commands."""
         with trainer_errors():
             self.trainer.fit(**kwargs)
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print_fit_report(self.trainer, self.model)
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401
@@ -226,10 +226,7 @@ class SystemCLI(LightningCLI):
     def _evaluate(self, run: Callable[..., list[Any]], **kwargs: Any) -> None:  # noqa: ANN401
         with trainer_errors():
             results = run(verbose=False, **kwargs)
-        if self.trainer.is_global_zero:
-            for metrics in results:
-                print_metrics(metrics)
-            print_files(outputs(self.trainer))
+        print_evaluation_report(self.trainer, results)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -109,8 +109,8 @@ class ShortErrors(ArgumentParser):
         if message.startswith("Problems parsing config"):
             return " ".join(message.split())
         lines = [line.strip(" -") for line in message.splitlines() if not _NOISE.match(line)]
-        told = [line for line in lines if not _KEY.match(line)] or lines or [message]
-        return prefix + told[-1]
+        reported = [line for line in lines if not _KEY.match(line)] or lines or [message]
+        return prefix + reported[-1]
 
     def _shown(self, dest: str) -> str:
         """An argument as the help shows it."""

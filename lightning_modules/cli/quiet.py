@@ -15,6 +15,7 @@ _NOTES = re.compile(
     r"TPU available: False|HPU available: False|GPU available: False, used: False|"
     r"Loading `train_dataloader` to estimate number of stepping batches|"
     r"`Trainer\.fit` stopped: `max_(epochs|steps)=|"
+    r"Restoring states from the checkpoint path|"
     r"Trainer already configured with model summary callbacks",
     re.DOTALL,
 )
@@ -28,6 +29,12 @@ _LOGGERS = (
 _WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     # Data that is in memory, or generated, loads fastest without further processes.
     (UserWarning, r".*does not have many workers which may be a bottleneck"),
+    # Averaged weights are what a checkpoint holds, and all that is needed after training.
+    (UserWarning, r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage"),
+    # Every run has a folder of its own.
+    (UserWarning, r".*The dirpath has changed from"),
+    # Batches of text and captions say themselves which rows they hold.
+    (UserWarning, r".*Couldn't infer the batch indices fetched from your dataloader"),
     # Lightning's use of torch.
     (FutureWarning, r".*isinstance\(treespec, LeafSpec\)"),
     (DeprecationWarning, r".*isinstance\(treespec, LeafSpec\)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightning import Trainer
@@ -39,7 +39,13 @@ def print_metrics(metrics: Mapping[str, Tensor | float]) -> None:
 
 
 def print_fit_report(trainer: Trainer, system: System) -> None:
-    """Prints the final metrics, where the checkpoints and other files are, and the next commands."""
+    """Prints the final metrics, where the checkpoints and other files are, and the next commands.
+
+    To be called by every process; the first one prints.
+    """
+    found = outputs(trainer)
+    if not trainer.is_global_zero:
+        return
     print_metrics(trainer.callback_metrics)
     checkpoint = trainer.checkpoint_callback
     files = {
@@ -47,12 +53,21 @@ def print_fit_report(trainer: Trainer, system: System) -> None:
         "last checkpoint": getattr(checkpoint, "last_model_path", ""),
     }
     files = {name: shown(path) for name, path in files.items() if path}
-    print_files({**files, **outputs(trainer)})
+    print_files({**files, **found})
     best = files.get("best checkpoint") or files.get("last checkpoint")
     if best:
         print("\nNext:")
-        for command in next_commands(system, best, outputs(trainer).get("configuration")):
+        for command in next_commands(system, best, found.get("configuration")):
             print(f"  {command}")
+
+
+def print_evaluation_report(trainer: Trainer, results: Sequence[Mapping[str, float]]) -> None:
+    """Prints the metrics of each loader, and where the files are; to be called by every process."""
+    found = outputs(trainer)
+    if trainer.is_global_zero:
+        for metrics in results:
+            print_metrics(metrics)
+        print_files(found)
 
 
 def print_files(files: Mapping[str, str]) -> None:
@@ -63,7 +78,7 @@ def print_files(files: Mapping[str, str]) -> None:
 
 
 def outputs(trainer: Trainer) -> dict[str, str]:
-    """Paths of what a run left in its folder, by name."""
+    """Paths of what a run left in its folder, by name; to be called by every process."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     return {name: shown(folder / file) for name, file in _OUTPUTS.items() if (folder / file).exists()}
 

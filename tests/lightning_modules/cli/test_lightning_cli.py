@@ -297,7 +297,7 @@ def test_one_class_only(tmp_path: Path, run_command: RunCommand, tiny_digits: li
     (tmp_path / "photos" / "cats").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "cats" / "1.png")
     ran = run_command("fit", *tiny_digits, "--data", "ImageFolderDataModule", "--data.root", tmp_path / "photos")
-    refused(ran, "has one class only, 'cats'; there must be two")
+    refused(ran, "root=", "'cats'")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

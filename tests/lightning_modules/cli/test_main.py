@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import runpy
 import subprocess
 import sys
@@ -81,15 +80,54 @@ def test_the_script_finds_modules_in_the_working_directory(
     assert sys.path[0] == str(tmp_path)
 
 
+@pytest.mark.slow
+def test_the_script_loads_a_checkpoint_of_a_users_network(tmp_path: Path, picture: Path) -> None:
+    (tmp_path / "my_network.py").write_text(MY_NETWORK)
+    code = "import my_network; my_network.save('mine.ckpt')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    done = as_script("classify", "mine.ckpt", picture.name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == picture.name
+
+
+MY_NETWORK = """
+from functools import partial
+from lightning import Trainer
+from torch import nn
+from datamodules import ImageTransform
+from lightning_modules import Classifier
+
+
+class Mean(nn.Module):
+    def __init__(self, num_classes, image_size, channels):
+        super().__init__()
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images):
+        return self.head(images.mean(dim=(2, 3)))
+
+
+def save(path):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(Classifier(3, ImageTransform(8, channels=1), Mean))
+    trainer.save_checkpoint(path)
+"""
+
+
+def as_script(*words: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command with a script's path, which lacks the working directory."""
+    code = (
+        f"import sys; sys.path[:] = [{str(Path(__file__).parents[3])!r}, *(path for path in sys.path if path)]; "
+        f"sys.argv[1:] = {list(words)!r}; from lightning_modules.cli.main import console; console()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("name", ["datamodules", "attention_blocks"])
 def test_a_folder_that_shadows_a_package_of_ours_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").touch()
-    code = "import sys; sys.argv[1:] = ['recipes']; from lightning_modules.cli.main import console; console()"
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # a script's path, without the working directory
-    ours = Path(__file__).parents[3]
-    code = f"import sys; sys.path.insert(1, {str(ours)!r}); sys.path[:] = [p for p in sys.path if p]; {code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = as_script("recipes")
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert str(tmp_path / name) in line

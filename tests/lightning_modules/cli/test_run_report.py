@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def test_metrics_are_one_table_without_single_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = {"train/loss": 0.5, "train/loss_step": 0.25, "train/loss_epoch": 0.75, "val/bleu": torch.tensor(41.5)}
+    metrics: dict[str, torch.Tensor | float] = {
+        "train/loss": 0.5,
+        "train/loss_step": 0.25,
+        "train/loss_epoch": 0.75,
+        "val/bleu": torch.tensor(41.5),
+    }
     print_metrics(metrics)
     rows = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert [(name.strip(), float(value)) for name, value in rows] == [("train/loss", 0.75), ("val/bleu", 41.5)]
