@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import typing
@@ -40,6 +41,8 @@ def functions(thing: object) -> Iterator[Callable[..., object]]:
     if inspect.isfunction(thing):
         yield thing
     elif inspect.isclass(thing):
+        if hasattr(thing, "_fields") or dataclasses.is_dataclass(thing):
+            yield thing  # whose annotations are those of its constructor
         for name, member in vars(thing).items():
             function = getattr(member, "__func__", member.fget if isinstance(member, property) else member)
             if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
