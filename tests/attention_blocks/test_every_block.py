@@ -34,6 +34,7 @@ from attention_blocks import (
     masked_softmax,
     padding_mask,
 )
+from tests.marks import slow_except
 
 B, T_Q, T_K, D = 2, 3, 5, 16
 
@@ -151,7 +152,7 @@ def _variants() -> list[Variant]:
 
 VARIANTS = _variants()
 every_traced_variant = pytest.mark.parametrize(
-    "variant", [variant for variant in VARIANTS if variant.traced], ids=lambda variant: variant.name
+    "variant", slow_except("DotProductAttention", {variant.name: variant for variant in VARIANTS if variant.traced})
 )
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 both_paths = pytest.mark.parametrize("need_weights", [False, True], ids=["fused", "explicit"])
@@ -430,6 +431,7 @@ def test_compiles_without_a_graph_break(variant: Variant) -> None:
     torch.testing.assert_close(next(gradients), next(gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's own backend needs a C++ compiler")
 def test_compiles_to_machine_code() -> None:
     torch._dynamo.reset()

@@ -30,6 +30,7 @@ from attention_blocks import (
     SpatialAttention,
     SqueezeExcite,
 )
+from tests.marks import slow_except
 
 B, C, H, W = 2, 32, 6, 5
 
@@ -125,6 +126,9 @@ def _variants() -> list[Variant]:
 
 
 every_variant = pytest.mark.parametrize("variant", _variants(), ids=lambda variant: variant.name)
+every_traced_variant = pytest.mark.parametrize(
+    "variant", slow_except("SqueezeExcite", {variant.name: variant for variant in _variants()})
+)
 
 
 def _map(dtype: torch.dtype = torch.float64, batch: int = B, height: int = H, width: int = W) -> Tensor:
@@ -258,7 +262,7 @@ def test_a_block_of_low_precision(variant: Variant, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
 
 
-@every_variant
+@every_traced_variant
 def test_compiles_without_a_graph_break(variant: Variant) -> None:
     torch._dynamo.reset()
     block, x = variant.build(), _map().requires_grad_()
@@ -268,7 +272,7 @@ def test_compiles_without_a_graph_break(variant: Variant) -> None:
         torch.testing.assert_close(one, two)
 
 
-@every_variant
+@every_traced_variant
 def test_exports_with_dynamic_sizes(variant: Variant) -> None:
     block = variant.build()
     # Even sizes, so that pooling and strides divide them.

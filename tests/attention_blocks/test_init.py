@@ -45,6 +45,7 @@ def test_every_file_has_its_tests(file: Path) -> None:
     assert mirrored.is_file(), f"write {mirrored.relative_to(TESTS.parent.parent)}"
 
 
+@pytest.mark.slow
 def test_import_needs_nothing_but_torch() -> None:
     code = "import sys, torch; before = set(sys.modules); import attention_blocks; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -56,10 +56,9 @@ from lightning_modules import (
 )
 from lightning_modules.backbones.vit import vit_attention
 from lightning_modules.cli.recipe_files import find_recipe, recipe_names
+from tests.marks import slow_except
 
 if TYPE_CHECKING:
-    from _pytest.mark import ParameterSet
-
     from tests.lightning_modules.conftest import MakeTrainer, RunCommand
 
 
@@ -284,11 +283,6 @@ def systems() -> list[type[System]]:
 EVERY_SYSTEM = pytest.mark.parametrize("cls", systems(), ids=lambda cls: cls.__name__)
 
 
-def slow_except(fast: object, everything: Iterable[object]) -> list[ParameterSet]:
-    """Parameters of a test of which one case is enough for daily work."""
-    return [pytest.param(each, marks=() if each == fast else pytest.mark.slow) for each in everything]
-
-
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -352,7 +346,7 @@ def test_it_trains_on_a_gpu_and_predicts_the_same_there(
     torch.testing.assert_close(found.cpu(), wanted, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("cls", slow_except(ViTClassifier, systems()), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", slow_except("ViTClassifier", {cls.__name__: cls for cls in systems()}))
 def test_it_trains_tests_predicts_and_loads_from_the_command_line(
     cls: type[System], tmp_path: Path, run_command: RunCommand
 ) -> None:
@@ -500,7 +494,7 @@ def config_of(name: str) -> str:
     return f"{name}.yaml"
 
 
-@pytest.mark.parametrize("name", slow_except("vit_digits", WHOLE))
+@pytest.mark.parametrize("name", slow_except("vit_digits", {name: name for name in WHOLE}))
 def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     words = ("--config", config_of(name), *QUICK, *data_for(name))
     fitted = run_command("fit", *words)
@@ -530,7 +524,9 @@ def test_a_partial_recipe_runs_over_the_one_that_it_names(name: str, tmp_path: P
     assert "train/reward" in second.cli.trainer.callback_metrics
 
 
-@pytest.mark.parametrize("name", slow_except("vit_digits", [one for one in WHOLE if one not in WITHOUT_ATTENTION]))
+@pytest.mark.parametrize(
+    "name", slow_except("vit_digits", {name: name for name in WHOLE if name not in WITHOUT_ATTENTION})
+)
 def test_a_recipe_draws_its_attention(name: str, tmp_path: Path, run_command: RunCommand) -> None:
     """On enlarged digits or on numbers, which are available on every machine."""
     recipe = recipe_of(name)

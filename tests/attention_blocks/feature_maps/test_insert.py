@@ -106,7 +106,11 @@ def test_a_trained_network_is_unchanged_at_first_and_learns(
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "efficientnet_lite0", "convnext_atto", "mobilenetv3_small_050", "vgg11_bn"]
+    "name",
+    [
+        *("resnet18", "efficientnet_lite0", "convnext_atto", "mobilenetv3_small_050"),
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),
+    ],
 )
 def test_removing_attention_restores_any_network_of_timm(name: str) -> None:
     model = timm.create_model(name).eval()
@@ -251,6 +255,7 @@ def test_state_survives_a_file_and_plain_weights_still_fit(network: nn.Module) -
     assert all(key.startswith("inserted_attention.body/") for key in missing.missing_keys)
 
 
+@pytest.mark.slow
 def test_compiles_and_exports(network: nn.Module) -> None:
     insert_attention(network, CBAM, "norm")
     torch._dynamo.reset()

@@ -295,6 +295,7 @@ def test_gradcheck(norm_first: bool) -> None:
     assert torch.autograd.gradcheck(lambda y, m: layer(y, m, None, memory_mask).hidden, (x, memory))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("self_attention", [SELF, SelfAttention])
 def test_compiles(self_attention: MakeAttention) -> None:
     decoder = TransformerDecoder(8, 2, layer=partial(DecoderLayer, self_attention=self_attention), drop_path=0.2).eval()

@@ -439,6 +439,7 @@ def test_yaml_builds_it(root: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FLICKR.is_dir(), reason="needs ../shared/data/flickr8k-160")
 def test_flickr8k() -> None:
     data = module(FLICKR, transform=ImageTransform(32))

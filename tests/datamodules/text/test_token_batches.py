@@ -130,6 +130,7 @@ class TestTokenBatchSampler:
         padded = sum(len(batch) * int(lengths[batch].amax(0).sum()) for batch in sampler)
         assert sampler.padding_fraction() == pytest.approx(1 - int(lengths.sum()) / padded)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not MULTI30K.is_dir(), reason="the shared data is absent")
     def test_at_most_a_twentieth_is_padding_on_multi30k(self) -> None:
         german, english = (

@@ -88,6 +88,7 @@ def test_one_text_in_two_normal_forms_is_one(trainer: TokenizerTrainer) -> None:
     assert made.unk_id not in apart
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_in_every_process() -> None:
     trainers = "BytePair(150), Unigram(110), Word(), Character()"
     script = (
