@@ -1,1 +1,1 @@
-"""Measurements: one subject a file, every one a comparison in one run."""
+"""Benchmarks, one subject per file; each compares its candidates within one run."""

@@ -1,10 +1,12 @@
-"""``python -m benchmarks.attention_accuracy fashion_mnist|PHOTOS``: what attention on feature maps brings a small CNN.
+"""``python -m benchmarks.attention_accuracy fashion_mnist|PHOTOS``: accuracy of a small CNN by attention block.
 
-One network, one recipe, the same seeds and so the same images in the same order; only the block differs. PHOTOS is a
-folder or zip with one folder a class, in ``train`` and ``test``. Every run is written to ``--out`` as it ends and is
-not run again, so the table can be made in several sittings. Prints it in Markdown: accuracy and its difference from
-the plain network, paired by seed, each with its 95 % interval, and images a second, with the ratio to the plain
-network's.
+Compares a small ResNet (widths 16, 32 and 64) without attention and with each feature-map attention block, trained with
+the same hyperparameters, seeds and batches. PHOTOS is a folder or zip with the folders ``train`` and ``test``, each
+with one folder per class.
+
+Each run is saved to ``--out`` when it ends and is not repeated, so that training can be interrupted. Prints a Markdown
+table: accuracy and its difference from the network without attention, paired by seed, with 95 % confidence intervals;
+images per second and their ratio to the network without attention.
 """
 
 from __future__ import annotations
@@ -43,21 +45,21 @@ from lightning_modules import ConvClassifier, SmallResNet, WarmupCosine
 
 
 class SelectiveResNet(SmallResNet):
-    """The same network, the second convolution of each block with selective kernels, as that paper has it."""
+    """SmallResNet with selective kernels as the second convolution of each block, as in Li et al. 2019."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
                 width = block.conv2.out_channels
-                # Each path on half of the channels, so that there are as many weights and products as before.
+                # Each branch gets half of the channels, so that parameters and multiply-adds stay about the same.
                 block.conv2 = SelectiveKernel(width, groups=1, split_input=True, min_hidden=8)
 
 
-# By block and by seed, accuracy and minutes.
+# Accuracy and minutes, by block and seed.
 Runs = dict[str, dict[str, dict[str, float]]]
-Backbone = Callable[..., SmallResNet]
-BLOCKS: Mapping[str, tuple[Backbone, Callable[[int], nn.Module] | None]] = {
+Network = Callable[..., SmallResNet]
+BLOCKS: Mapping[str, tuple[Network, Callable[[int], nn.Module] | None]] = {
     "none": (SmallResNet, None),
     "SqueezeExcite": (SmallResNet, partial(SqueezeExcite, reduction=8)),
     "EfficientChannelAttention": (SmallResNet, EfficientChannelAttention),
@@ -72,12 +74,12 @@ BLOCKS: Mapping[str, tuple[Backbone, Callable[[int], nn.Module] | None]] = {
 
 
 def system(name: str, num_classes: int, transform: ImageTransform, stem_stride: int) -> ConvClassifier:
-    """The network with one kind of attention, and the one recipe."""
-    backbone, attention = BLOCKS[name]
+    """Classifier with one of BLOCKS; all have the same hyperparameters."""
+    network, attention = BLOCKS[name]
     return ConvClassifier(
         num_classes,
         transform,
-        partial(backbone, widths=(16, 32, 64), depth=1, stem_stride=stem_stride),
+        partial(network, widths=(16, 32, 64), depth=1, stem_stride=stem_stride),
         attention,  # type: ignore[arg-type]
         label_smoothing=0.1,
         optimizer=partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.05),
@@ -92,7 +94,7 @@ def fit_and_test(
     epochs: int,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
-    """Trains once and tests the last weights."""
+    """Trains with one seed and tests the last weights; returns accuracy in % and minutes of training."""
     seed_everything(seed)
     model = make()
     trainer = Trainer(
@@ -115,7 +117,7 @@ def fit_and_test(
 def run_missing(
     out: Path, names: Sequence[str], seeds: Sequence[int], run: Callable[[str, int], dict[str, float]]
 ) -> Runs:
-    """What ``out`` holds, and the runs that it lacks, each written there as it ends."""
+    """Runs each name and seed that is missing in the file ``out`` and adds it there; returns all runs."""
     done: Runs = json.loads(out.read_text()) if out.is_file() else {}
     for seed in seeds:
         for name in names:
@@ -127,7 +129,7 @@ def run_missing(
 
 
 def paired(done: Runs, name: str) -> tuple[str, str]:
-    """A network's accuracy, and its difference from that of the network without attention, paired by seed."""
+    """Accuracy of a block, and its difference from the accuracy without attention, paired by seed."""
     scores = {seed: each["accuracy"] for seed, each in done[name].items()}
     plain = {seed: each["accuracy"] for seed, each in done.get("none", {}).items()}
     pairs = [scores[seed] - plain[seed] for seed in scores if seed in plain and name != "none"]
@@ -135,7 +137,7 @@ def paired(done: Runs, name: str) -> tuple[str, str]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half of the 95 % interval by Student's t, for a handful of seeds."""
+    """Mean and half-width of the 95 % confidence interval (Student's t)."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.2f}"
@@ -143,7 +145,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def speeds(data: ClassificationDataModule, stem_stride: int, rounds: int) -> dict[str, tuple[str, str]]:
-    """Images a second, and over the plain network's, in training and in inference, all taking turns."""
+    """Images per second and their ratio to the network without attention, in training and in inference."""
     images = torch.randn(64, data.transform.channels, *data.transform.image_size)
     models = {name: system(name, data.num_classes, data.transform, stem_stride).network for name in BLOCKS}
 
@@ -157,22 +159,22 @@ def speeds(data: ClassificationDataModule, stem_stride: int, rounds: int) -> dic
     training = take_turns({name: partial(train, model) for name, model in models.items()}, rounds)
     inference = take_turns({name: partial(infer, model) for name, model in models.items()}, rounds)
 
-    def over_none(seconds: Mapping[str, list[float]], name: str) -> str:
+    def rate_and_ratio(seconds: Mapping[str, list[float]], name: str) -> str:
         rate = len(images) / statistics.median(seconds[name])
         return f"{rate:,.0f} ({ratio(seconds['none'], seconds[name]).median:.2f})"
 
-    return {name: (over_none(training, name), over_none(inference, name)) for name in BLOCKS}
+    return {name: (rate_and_ratio(training, name), rate_and_ratio(inference, name)) for name in BLOCKS}
 
 
 def table(done: Runs, data: ClassificationDataModule, stem_stride: int) -> str:
-    """What is known, in Markdown."""
+    """Markdown table of the finished runs."""
     ratios = speeds(data, stem_stride, rounds=20)
     columns = ["block", "parameters", "multiply-adds, M", "accuracy, %", "difference from none"]
-    columns += ["images/s in training (over none)", "in inference (over none)"]
+    columns += ["training, images/s (over none)", "inference, images/s (over none)"]
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for name in (name for name in BLOCKS if name in done):
         network = system(name, data.num_classes, data.transform, stem_stride).network.eval()
-        # By plain products: the counter knows none that a CPU's fused attention makes.
+        # The explicit path: FlopCounterMode does not count the fused attention kernel of CPUs.
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             network(torch.randn(1, data.transform.channels, *data.transform.image_size))
         parameters = sum(p.numel() for p in network.parameters())
@@ -188,9 +190,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS), metavar="BLOCK")
-    parser.add_argument("--image-size", type=int, default=128, help="of photos (128)")
-    parser.add_argument("--stem-stride", type=int, default=2, help="of the first convolution (2)")
-    parser.add_argument("--out", type=Path, help="where runs are kept (attention_accuracy_DATA.json)")
+    parser.add_argument("--image-size", type=int, default=128, help="height and width of photos (default: 128)")
+    parser.add_argument("--stem-stride", type=int, default=2, help="stride of the first convolution (default: 2)")
+    parser.add_argument("--out", type=Path, help="file of the runs (default: attention_accuracy_DATA.json)")
     options = parser.parse_args()
     out = options.out or Path(f"attention_accuracy_{Path(options.data).stem}.json")
     data: ClassificationDataModule

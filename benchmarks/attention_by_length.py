@@ -1,8 +1,9 @@
-"""``python -m benchmarks.attention_by_length ROOT``: what attention does for an RNN translator, by source length.
+"""``python -m benchmarks.attention_by_length ROOT``: BLEU of RNN translators by attention and source length.
 
-One recipe for all: the same encoder, decoder, batches, seed and epochs; only the attention differs. ROOT is a folder
-with Multi30k's ``train.de.gz``, ``train.en.gz``, ``val.*`` and ``test_2016_flickr.*``. Prints a table in Markdown and
-writes it, with a plot, under ``--out``.
+Compares a GRU translator without attention and with each kind of attention on the sentences of Multi30k's test set,
+grouped by their number of words. Encoder, decoder, batches, seed and epochs are the same for all. ROOT is a folder with
+Multi30k's ``train.de.gz``, ``train.en.gz``, ``val.*`` and ``test_2016_flickr.*``. Prints a Markdown table and saves it,
+with a plot, in the folder ``--out``.
 """
 
 from __future__ import annotations
@@ -44,29 +45,29 @@ DECODERS: Mapping[str, Callable[..., RNNTextDecoder]] = {
     "Luong general, local-p": partial(attending, attention=partial(LuongAttention, score="general", window="local-p")),
     "multi-head, 4": partial(attending, attention=partial(MultiHeadAttention, num_heads=4)),
 }
-# Words of the source at most, for each part of the test set but the last.
+# Maximum number of source words of each group of test sentences; the last group has no maximum.
 BOUNDS = (8, 10, 12, 15)
 
 
-def parts(sources: Sequence[str], bounds: Sequence[int] = BOUNDS) -> list[list[int]]:
-    """The places of the sources by their words: up to the first bound, up to the second, …, above the last."""
-    found: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
-    for place, source in enumerate(sources):
+def length_groups(sources: Sequence[str], bounds: Sequence[int] = BOUNDS) -> list[list[int]]:
+    """Indices of the sources by number of words: up to the first bound, up to the second, …, above the last."""
+    groups: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
+    for index, source in enumerate(sources):
         words = len(source.split())
-        found[sum(words > bound for bound in bounds)].append(place)
-    return found
+        groups[sum(words > bound for bound in bounds)].append(index)
+    return groups
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], places: Sequence[int]) -> float:
-    """BLEU of some of the sentences by sacreBLEU, whatever the case; NaN of none."""
-    if not places:
+def bleu(hypotheses: Sequence[str], references: Sequence[str], indices: Sequence[int]) -> float:
+    """Lower-cased sacreBLEU of the sentences at some indices; NaN if there are none."""
+    if not indices:
         return math.nan
-    chosen = [[texts[place] for place in places] for texts in (hypotheses, references)]
+    chosen = [[texts[index] for index in indices] for texts in (hypotheses, references)]
     return float(BLEU(lowercase=True).corpus_score(chosen[0], [chosen[1]]).score)
 
 
 def train(decoder: Callable[..., RNNTextDecoder], data: ParallelTextDataModule, epochs: int, seed: int) -> RNNSeq2Seq:
-    """The one recipe."""
+    """Trains a translator with one of DECODERS; all have the same hyperparameters."""
     seed_everything(seed)
     system = RNNSeq2Seq(
         data.source_tokenizer,
@@ -89,30 +90,30 @@ def train(decoder: Callable[..., RNNTextDecoder], data: ParallelTextDataModule, 
 
 
 def row(name: str, numbers: Sequence[float], minutes: float) -> str:
-    """A row of the table."""
+    """Row of the Markdown table."""
     return f"| {name} | {' | '.join(f'{number:.1f}' for number in numbers)} | {minutes:.0f} |"
 
 
-def draw(scores: Mapping[str, Sequence[float]], labels: Sequence[str]) -> Figure:
-    """BLEU over length, a line an attention."""
+def plot(scores: Mapping[str, Sequence[float]], labels: Sequence[str]) -> Figure:
+    """BLEU over source length, one line per attention."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, numbers in scores.items():
         axes.plot(labels, numbers, marker="o", label=name)
-    axes.set(xlabel="words of the source", ylabel="BLEU")
+    axes.set(xlabel="source words", ylabel="BLEU")
     figure.legend(loc="outside right upper")
     return figure
 
 
 def main() -> None:
-    """Trains all, one after another, and writes after each what is known."""
+    """Trains all translators in turn, and saves table and plot after each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention_by_length", description=__doc__)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="train on each n-th pair (1)")
+    parser.add_argument("--every", type=int, default=1, help="train on every n-th pair (default: 1)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--attentions", nargs="+", choices=DECODERS, default=list(DECODERS), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("attention_by_length"), help="folder")
+    parser.add_argument("--out", type=Path, default=Path("attention_by_length"), help="folder of table and plot")
     options = parser.parse_args()
     splits = {
         name: [
@@ -121,15 +122,15 @@ def main() -> None:
         ]
         for name in ("train", "val", "test_2016_flickr")
     }
-    some = {"train": splits["train"][:: options.every], "val": splits["val"], "test": splits["test_2016_flickr"]}
-    sets = {name: DatasetPairs(rows, "de", "en") for name, rows in some.items()}
+    subset = {"train": splits["train"][:: options.every], "val": splits["val"], "test": splits["test_2016_flickr"]}
+    sets = {name: DatasetPairs(rows, "de", "en") for name, rows in subset.items()}
     tokenizer = BytePair(6000, lower=True)
     data = ParallelTextDataModule(SplitPairs(**sets), tokenizer, max_tokens=2048)
     sources, references = ([pair[side] for pair in splits["test_2016_flickr"]] for side in ("de", "en"))
-    places = parts(sources)
-    edges = [f"to {BOUNDS[0]}", *(f"{low + 1} to {high}" for low, high in itertools.pairwise(BOUNDS))]
-    labels = [*edges, f"above {BOUNDS[-1]}"]
-    counts = " | ".join(f"{label} ({len(some)})" for label, some in zip(labels, places, strict=True))
+    groups = length_groups(sources)
+    bounded = [f"to {BOUNDS[0]}", *(f"{low + 1} to {high}" for low, high in itertools.pairwise(BOUNDS))]
+    labels = [*bounded, f"above {BOUNDS[-1]}"]
+    counts = " | ".join(f"{label} ({len(group)})" for label, group in zip(labels, groups, strict=True))
     lines = [f"| attention | all | {counts} | minutes |", "| --- " * (len(labels) + 3) + "|"]
     scores: dict[str, list[float]] = {}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -138,10 +139,10 @@ def main() -> None:
         system = train(DECODERS[name], data, options.epochs, options.seed)
         minutes = (time.perf_counter() - start) / 60
         hypotheses = system.translate(sources)
-        scores[name] = [bleu(hypotheses, references, some) for some in places]
+        scores[name] = [bleu(hypotheses, references, group) for group in groups]
         lines.append(row(name, [bleu(hypotheses, references, range(len(sources))), *scores[name]], minutes))
         (options.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        draw(scores, labels).savefig(options.out / "plot.png", dpi=150)
+        plot(scores, labels).savefig(options.out / "plot.png", dpi=150)
     print("\n".join(lines))
 
 

@@ -1,4 +1,8 @@
-"""Captions: images a second over Hugging Face's vision-encoder-decoder ``generate``, with the same shapes."""
+"""Caption generation: captions per second of this library over Hugging Face's ``VisionEncoderDecoderModel.generate``.
+
+A ViT encoder and a Transformer decoder of the same sizes on both sides, with random weights; 16 images of 224 pixels in
+patches of 16, 16 generated tokens, beams of 1 and 5, float32.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +22,27 @@ from lightning_modules.captioning.transformer_caption_network import Transformer
 from lightning_modules.generation.beam_search import BeamSearch
 from lightning_modules.generation.engine import generate
 
-# Of the ViT: width, layers. Of the decoder: width, layers, vocabulary. The first has the sizes of the Flickr8k recipe's
-# decoder, the second those of GPT-2, which is what the most used of such captioners write with.
+# Encoder (D, layers) and decoder (D, layers, V). The first decoder has the sizes of captioner_transformer_flickr8k, the
+# second those of GPT-2.
 CASES = [((192, 12), (512, 3, 8_000)), ((384, 12), (768, 12, 50_257))]
 IMAGES, SIZE, PATCH, NEW_TOKENS = 16, 224, 16, 16
 BEAMS = (1, 5)
 
 
 def measure(quick: bool) -> Table:
-    """Goal: 2 and more; random weights and as many words for every image, float32.
-
-    The encoder is the same work for both, so its share of the time is given too.
-    """
+    """Goal: at least 2.0. The encoder costs the same on both sides; the table shows its fraction of our time."""
     table = Table(
-        "ViT D, layers", "decoder D, layers, V", "beam", "captions/s, ours over HF", "encoder's share of ours"
+        "ViT D, layers", "decoder D, layers, V", "beam", "captions/s, ours over HF", "encoder's fraction of our time"
     )
     images = torch.randn(2 if quick else IMAGES, 3, SIZE, SIZE)
     for encoder, decoder in CASES[:1] if quick else CASES:
-        theirs, ours = hugging_face(encoder, decoder), this_library(encoder, decoder)
+        theirs, ours = hugging_face_model(encoder, decoder), our_network(encoder, decoder)
         for beam in BEAMS:
             seconds = take_turns(
                 {
-                    "theirs": partial(generated, theirs, images, beam),
-                    "ours": partial(written, ours, images, beam),
-                    "encoder": partial(encoded, ours, images),
+                    "theirs": partial(generate_hugging_face, theirs, images, beam),
+                    "ours": partial(generate_ours, ours, images, beam),
+                    "encoder": partial(encode, ours, images),
                 },
                 3 if quick else 7,
             )
@@ -55,8 +56,8 @@ def measure(quick: bool) -> Table:
     return table
 
 
-def hugging_face(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> nn.Module:
-    """A ViT and GPT-2 with cross-attention."""
+def hugging_face_model(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> nn.Module:
+    """Hugging Face model: ViT and GPT-2 with cross-attention."""
     from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
     (width, depth), (dim, layers, vocabulary) = encoder, decoder
@@ -77,8 +78,8 @@ def hugging_face(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> nn.
     return cast(nn.Module, model.eval())
 
 
-def this_library(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> TransformerCaptionNetwork:
-    """The same shapes: pre-norm layers, learned positions."""
+def our_network(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> TransformerCaptionNetwork:
+    """This library's network of the same sizes: pre-norm layers and learned positions."""
     (width, depth), (dim, layers, vocabulary) = encoder, decoder
     heads = dim // 64
     return TransformerCaptionNetwork(
@@ -99,8 +100,8 @@ def this_library(encoder: tuple[int, int], decoder: tuple[int, int, int]) -> Tra
     ).eval()
 
 
-def generated(model: nn.Module, images: Tensor, beam: int) -> Tensor:
-    """Hugging Face."""
+def generate_hugging_face(model: nn.Module, images: Tensor, beam: int) -> Tensor:
+    """Generates captions with Hugging Face."""
     with torch.inference_mode():
         rows: Tensor = model.generate(  # type: ignore[operator]
             images, num_beams=beam, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
@@ -109,17 +110,17 @@ def generated(model: nn.Module, images: Tensor, beam: int) -> Tensor:
     return rows
 
 
-def encoded(network: CaptionNetwork, images: Tensor) -> Tensor:
-    """What this library's decoder reads."""
+def encode(network: CaptionNetwork, images: Tensor) -> Tensor:
+    """Encodes images with this library."""
     with torch.inference_mode():
         return network.encode(network.backbone(images)).sequence
 
 
-def written(network: CaptionNetwork, images: Tensor, beam: int) -> list[list[int]]:
-    """This library."""
+def generate_ours(network: CaptionNetwork, images: Tensor, beam: int) -> list[list[int]]:
+    """Generates captions with this library."""
     with torch.inference_mode():
         memory = network.encode(network.backbone(images))
-    found = generate(
+    hypotheses = generate(
         network.decoder,
         memory,
         BeamSearch(beam),
@@ -129,5 +130,5 @@ def written(network: CaptionNetwork, images: Tensor, beam: int) -> list[list[int
         min_length=NEW_TOKENS,
         max_length=NEW_TOKENS,
     )
-    assert all(len(best[0].tokens) == NEW_TOKENS for best in found)
-    return [best[0].tokens for best in found]
+    assert all(len(best[0].tokens) == NEW_TOKENS for best in hypotheses)
+    return [best[0].tokens for best in hypotheses]

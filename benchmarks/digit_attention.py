@@ -1,8 +1,9 @@
-"""``python -m benchmarks.digit_attention CHECKPOINT``: whether a captioner of digit grids looks at the digit it tells.
+"""``python -m benchmarks.digit_attention CHECKPOINT``: whether a captioner attends to the digit that it names.
 
-Goal: 99 % of the captions exact, on handwriting and layouts never seen; for 95 % of the digits' words the most attended
-place lies in that digit's cell. Eights are counted by themselves too, and "an", which tells them: once it is written
-"eight" follows without another look.
+Compares, for each numeral in the captions of 1,000 test images, the most attended location with the cell of the digit.
+Goal: 99 % of the captions exactly right, and for 95 % of the numerals the most attended location in the digit's cell.
+Eights are also counted separately, at the article "an": it already determines the digit, so the captioner need not
+attend to it again for "eight".
 """
 
 from __future__ import annotations
@@ -20,80 +21,88 @@ from datamodules.captions.digit_grids import NUMERALS, DigitGridDataModule
 from lightning_modules.captioning.captioner import Captioner
 
 
-class Looks(NamedTuple):
-    """What was found.
+class AttentionCounts(NamedTuple):
+    """Exact captions, and numerals for which the captioner attends to the digit's cell.
 
     Attributes:
-        exact: share of the captions that are exact.
-        words: how often each numeral was written, as one of the first two of a caption; never, without attention.
-        right: how often the most attended place lay in the digit's cell then.
-        told: how often it did when the digit was told: at "an" for an eight, at the numeral itself for the others.
+        exact: fraction of the captions that are exactly right.
+        numerals: how often each numeral was generated, among the first two of a caption; empty without attention.
+        at_numeral: how often the most attended location at the numeral was in the digit's cell.
+        at_decision: the same at the word that determines the digit: "an" for an eight, otherwise the numeral.
     """
 
     exact: float
-    words: Counter[str]
-    right: Counter[str]
-    told: Counter[str]
+    numerals: Counter[str]
+    at_numeral: Counter[str]
+    at_decision: Counter[str]
 
-    def share(self, looks: Counter[str], numerals: Iterable[str] = NUMERALS) -> float:
-        """Of the times that some numerals were written, how many are in ``looks``; NaN where none was written."""
-        words = sum(self.words[numeral] for numeral in numerals)
-        return sum(looks[numeral] for numeral in numerals) / words if words else float("nan")
+    def fraction(self, hits: Counter[str], numerals: Iterable[str] = NUMERALS) -> float:
+        """Fraction of the generated numerals that are counted in ``hits``.
+
+        Args:
+            hits: :attr:`at_numeral` or :attr:`at_decision`.
+            numerals: the numerals to count; defaults to all.
+
+        Returns:
+            A fraction between 0 and 1, NaN if none of the numerals was generated.
+        """
+        generated = sum(self.numerals[numeral] for numeral in numerals)
+        return sum(hits[numeral] for numeral in numerals) / generated if generated else float("nan")
 
 
-def measure(system: Captioner, data: DigitGridDataModule) -> Looks:
-    """Describes the test images and looks where it looked, word by word."""
+def measure(system: Captioner, data: DigitGridDataModule) -> AttentionCounts:
+    """Captions the test images and compares the attention of each numeral with the digit's cell."""
     dataset, cells, (rows, columns) = data.dataset("test"), data.cells("test"), data.grid
     attends, exact = system.decoder.attends, 0
-    words, right, told = Counter[str](), Counter[str](), Counter[str]()
+    generated, at_numeral, at_decision = Counter[str](), Counter[str](), Counter[str]()
     system.eval()
-    for numbers in torch.split(torch.arange(len(dataset)), 100):
-        batch = dataset[numbers.tolist()]
+    for indices in torch.split(torch.arange(len(dataset)), 100):
+        batch = dataset[indices.tolist()]
         with torch.inference_mode():
             features = system.features(batch)
-            found = system.write(batch, need_weights=attends, memory=system.network.encode(features))
-        for [best, *_], references, number in zip(found, batch.references, numbers.tolist(), strict=True):
+            hypotheses = system.write(batch, need_weights=attends, memory=system.network.encode(features))
+        for [best, *_], references, index in zip(hypotheses, batch.references, indices.tolist(), strict=True):
             exact += system.texts([[best]])[0] in references
             if not attends:
                 continue
-            looked = [_cell(weights, features, rows, columns) for weights in cast(Tensor, best.weights)]
+            attended = [_cell(weights, features, rows, columns) for weights in cast(Tensor, best.weights)]
             caption = list(system.target_tokenizer.tokens(best.tokens))
-            numerals = [(place, word) for place, word in enumerate(caption) if word in NUMERALS]
-            for (place, word), cell in zip(numerals, cells[number].tolist(), strict=False):  # two digits, and no more
-                tells = place - 1 if caption[place - 1 : place + 1] == ["an", "eight"] else place
-                words[word] += 1
-                right[word] += looked[place] == cell
-                told[word] += looked[tells] == cell
-    return Looks(exact / len(dataset), words, right, told)
+            numerals = [(position, word) for position, word in enumerate(caption) if word in NUMERALS]
+            # An image has two digits; a wrong caption may have more numerals, which are ignored, or fewer.
+            for (position, word), cell in zip(numerals, cells[index].tolist(), strict=False):
+                decision = position - 1 if caption[position - 1 : position + 1] == ["an", "eight"] else position
+                generated[word] += 1
+                at_numeral[word] += attended[position] == cell
+                at_decision[word] += attended[decision] == cell
+    return AttentionCounts(exact / len(dataset), generated, at_numeral, at_decision)
 
 
 def _cell(weights: Tensor, features: Tensor, rows: int, columns: int) -> list[int]:
-    """Row and column of the grid's cell that has the most attended place of a map, (H · W)."""
+    """Row and column of the cell that contains the most attended location of an attention map, (H · W)."""
     row, column = divmod(int(weights.argmax()), features.size(3))
     return [row * rows // features.size(2), column * columns // features.size(3)]
 
 
 def main() -> None:
-    """Measures one checkpoint on the test images, drawn as the recipe draws them unless told otherwise."""
+    """Measures one checkpoint on the test images; the grid defaults to that of captioner_digits."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.digit_attention", description=__doc__)
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="of captioner_digits, or of another captioner"
-    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of a captioner of digit grids")
     for name, size in (("rows", 5), ("columns", 5), ("cell-size", 32)):
-        parser.add_argument(f"--{name}", type=int, default=size, help=f"of the grid ({size})")
+        parser.add_argument(
+            f"--{name}", type=int, default=size, help=f"{name.replace('-', ' ')} of the grid (default: {size})"
+        )
     options = parser.parse_args()
     data = DigitGridDataModule(options.rows, options.columns, options.cell_size)
-    looks = measure(Captioner.load_from_checkpoint(options.checkpoint, map_location="cpu"), data)
-    print(f"exact: {looks.exact:.2%} of the test images")
-    if looks.words:
+    counts = measure(Captioner.load_from_checkpoint(options.checkpoint, map_location="cpu"), data)
+    print(f"exact captions: {counts.exact:.2%} of the test images")
+    if counts.numerals:
         others = [numeral for numeral in NUMERALS if numeral != "eight"]
-        print(
-            f"most attended place in the digit's cell: {looks.share(looks.right):.2%} of {looks.words.total():,} words"
-        )
-        eights, rest = looks.share(looks.right, ["eight"]), looks.share(looks.right, others)
-        print(f"  of {looks.words['eight']:,} eights {eights:.2%}, of the others {rest:.2%}")
-        told, eights = looks.share(looks.told), looks.share(looks.told, ["eight"])
-        print(f'at the words that tell the digit, "an" for an eight: {told:.2%}, of the eights {eights:.2%}')
+        print("most attended location in the digit's cell")
+        print(f"  at the numeral: {counts.fraction(counts.at_numeral):.2%} of {counts.numerals.total():,} numerals")
+        eights, rest = (counts.fraction(counts.at_numeral, numerals) for numerals in (["eight"], others))
+        print(f"    {eights:.2%} of {counts.numerals['eight']:,} eights, {rest:.2%} of the others")
+        decided, eights = (counts.fraction(counts.at_decision, numerals) for numerals in (NUMERALS, ["eight"]))
+        print(f'  at "an" for an eight, otherwise at the numeral: {decided:.2%}, of the eights {eights:.2%}')
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Attention on feature maps: seconds and peak memory over timm's modules with the same weights.
 
-``SelfAttention2d`` stands beside timm's ``NonLocalAttn`` of its widths, which ends in a batch norm where ours has a
-learned scale, so the two cannot have the same weights.
+Feature maps of 32 x 256 x 28 x 28 and 32 x 64 x 56 x 56, in the default and the channels-last memory format.
+``SelfAttention2d`` is compared with timm's ``NonLocalAttn`` of the same widths, but with other weights:
+``NonLocalAttn`` ends in batch normalisation, ``SelfAttention2d`` in a learned scale.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from benchmarks.timing import ratio, take_turns
 
 SHAPES = [(32, 256, 28, 28), (32, 64, 56, 56)]
 
-# Ours and timm's, each made from the channels.
+# This library's block and timm's module, each created from the number of channels.
 PAIRS: dict[str, tuple[Callable[[int], FeatureMapAttention], Callable[[int], nn.Module]]] = {
     "SqueezeExcite": (lambda c: SqueezeExcite(c, divisor=8), lambda c: layers.SEModule(c)),
     "CBAM": (lambda c: CBAM(c, bias=False), CbamModule),
@@ -55,13 +56,13 @@ PAIRS: dict[str, tuple[Callable[[int], FeatureMapAttention], Callable[[int], nn.
 
 
 def measure(quick: bool) -> Table:
-    """Goal: at most 0.95 of timm's time, and never above 1.0."""
-    columns = ("block", "B, C, H, W", "layout", "forward", "forward and backward", "memory, MiB: ours, timm's")
+    """Goal: at most 0.95 of timm's time, never above 1.0."""
+    columns = ("block", "B, C, H, W", "layout", "forward", "forward and backward", "peak MiB: ours, timm's")
     table = Table(*columns)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, (make, make_theirs) in PAIRS.items():
+    for name, (make_ours, make_theirs) in PAIRS.items():
         for shape in [(2, *SHAPES[0][1:])] if quick else SHAPES:
-            ours, theirs = make(shape[1]).to(device), make_theirs(shape[1]).to(device)
+            ours, theirs = make_ours(shape[1]).to(device), make_theirs(shape[1]).to(device)
             comparable = "timm" in ours.layouts
             if comparable:
                 load_weights(ours, theirs.state_dict(), "timm")
@@ -81,7 +82,7 @@ def measure(quick: bool) -> Table:
                     "channels last" if layout is torch.channels_last else "default",
                     str(ratio(forward["ours"], forward["timm"])),
                     str(ratio(both["ours"], both["timm"])),
-                    ", ".join(f"{each:.0f}" for each in memory),
+                    ", ".join(f"{size:.0f}" for size in memory),
                 )
     return table
 
@@ -104,20 +105,20 @@ def _both(module: nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], object
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int:
-    """Bytes that a call needs at its most, above what lies there before; without what stays from call to call."""
+    """Peak memory of a call in bytes, above the memory allocated before it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts again when it is asked for
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system, so that the call has to allocate it
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
 
 
 def _status(name: str) -> int:
-    """A line of Linux's /proc/self/status, in bytes."""
+    """Value of a line of /proc/self/status, in bytes (Linux)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024

@@ -1,9 +1,11 @@
-"""``python -m benchmarks.fine_tuning PHOTOS WEIGHTS``: what attention inserted into a trained CNN brings on photos.
+"""``python -m benchmarks.fine_tuning PHOTOS WEIGHTS``: accuracy of a pretrained CNN by inserted attention block.
 
-EfficientNet-Lite0 from WEIGHTS, timm's file of it, fine-tuned as the recipe efficientnet_image_folder has it; only what
-is inserted behind every stage differs, eased in. PHOTOS is a folder or zip with one folder a class, in ``train`` and
-``test``. Every run is written to ``--out`` as it ends and is not run again. Prints a table in Markdown: accuracy of the
-last weights and its difference from the network without, paired by seed, each with its 95 % interval.
+Compares EfficientNet-Lite0 without attention and with each block after every stage (eased in with ``EaseIn``),
+fine-tuned with the hyperparameters of the recipe efficientnet_image_folder. PHOTOS is a folder or zip with the folders
+``train`` and ``test``, each with one folder per class; WEIGHTS is timm's weight file of EfficientNet-Lite0.
+
+Each run is saved to ``--out`` when it ends and is not repeated. Prints a Markdown table: accuracy of the last weights
+and its difference from the network without attention, paired by seed, with 95 % confidence intervals.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ BLOCKS: Mapping[str, Callable[[int], nn.Module] | None] = {
 
 
 def system(name: str, data: ImageFolderDataModule, weights: Path) -> ConvClassifier:
-    """The trained network with one kind of attention, and the recipe."""
+    """Classifier with pretrained weights and one of BLOCKS; all have the same hyperparameters."""
     block = BLOCKS[name]
     return ConvClassifier(
         data.num_classes,
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=list(BLOCKS), metavar="BLOCK")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--num-workers", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where runs are kept (fine_tuning_PHOTOS.json)")
+    parser.add_argument("--out", type=Path, help="file of the runs (default: fine_tuning_PHOTOS.json)")
     options = parser.parse_args()
     out = options.out or Path(f"fine_tuning_{options.photos.stem}.json")
     data = ImageFolderDataModule(
@@ -72,7 +74,7 @@ def main() -> None:
         return fit_and_test(make, data, seed, options.epochs, [FreezeBackbone(epochs=1)])
 
     done = run_missing(out, options.blocks, options.seeds, run)
-    print("| inserted | accuracy, % | difference from none |\n| --- | --- | --- |")
+    print("| block | accuracy, % | difference from none |\n| --- | --- | --- |")
     for name in done:
         print(f"| {' | '.join([name, *paired(done, name)])} |")
 

@@ -1,4 +1,4 @@
-"""A random Marian model of Hugging Face's, the peer that ours is given the weights of."""
+"""Hugging Face Marian model with random weights, which are copied to this library's network for comparison."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def random_marian(dim: int, depth: int, heads: int, inner: int, vocabulary: int, **config: Any) -> Any:  # noqa: ANN401
-    """The paper's Transformer as Marian has it.
+    """Marian model with ReLU, as in Vaswani et al. 2017.
 
     Args:
-        dim: D.
-        depth: layers of each side.
-        heads: of each attention.
-        inner: width inside the feed-forward networks.
-        vocabulary: V of both sides.
+        dim: D, features of a token.
+        depth: number of layers of the encoder and of the decoder.
+        heads: number of heads of each attention.
+        inner: hidden features of the feed-forward networks.
+        vocabulary: V, for source and target.
         **config: further arguments of ``MarianConfig``.
     """
     from transformers import MarianConfig, MarianMTModel

@@ -1,4 +1,4 @@
-"""Side-by-side timing: the candidates take turns, so that a machine whose speed drifts slows all of them alike."""
+"""Interleaved timing: the candidates take turns, so that a drift of the machine's speed affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much longer a candidate takes than another, round by round.
+    """Ratio of the times of two candidates over the rounds.
 
     Attributes:
-        median: of the rounds' ratios.
-        low: the lower quartile.
-        high: the upper quartile.
+        median: median of the rounds' ratios.
+        low: lower quartile.
+        high: upper quartile.
     """
 
     median: float
@@ -29,30 +29,37 @@ class Ratio:
 
 
 def take_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round; a first round warms up and is not counted.
+    """Times each candidate once per round; a warm-up round comes first and is not counted.
 
-    The order turns round by one each time, so that no candidate always follows the same other.
+    The order is rotated by one every round, so that no candidate always comes first.
+
+    Args:
+        candidates: functions to time, by name.
+        rounds: number of counted rounds.
+
+    Returns:
+        Seconds of each candidate, one value per round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            _wait()
+            _synchronize()
             start = time.perf_counter()
             candidates[name]()
-            _wait()
+            _synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def ratio(slow: list[float], fast: list[float]) -> Ratio:
-    """The ratio of two candidates' seconds, round by round."""
-    ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
+def ratio(numerator: list[float], denominator: list[float]) -> Ratio:
+    """Ratio of the seconds of two candidates, computed round by round."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
     low, _, high = statistics.quantiles(ratios, n=4)
     return Ratio(statistics.median(ratios), low, high)
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

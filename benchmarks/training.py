@@ -1,4 +1,4 @@
-"""A step of training, as a Trainer makes it."""
+"""Training step shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 
 def training_step(loss: Callable[[], Tensor], optimizer: Optimizer, *, mixed: bool) -> Callable[[], None]:
-    """What computes a loss and its gradients, and lets the optimiser step.
+    """Returns a function that runs one training step: loss, gradients and optimiser step.
 
     Args:
         loss: computes the loss of a batch.
-        optimizer: of what is trained.
-        mixed: whether the loss is computed in bfloat16 (mixed precision).
+        optimizer: holds the trained parameters.
+        mixed: whether the loss is computed with autocast to bfloat16.
     """
     device = optimizer.param_groups[0]["params"][0].device.type
 

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.tutorial_bleu HYPOTHESES REFERENCES``: the BLEU that published tutorials print.
+"""``python -m benchmarks.tutorial_bleu HYPOTHESES REFERENCES``: BLEU as computed by published tutorials.
 
-They lower-case, cut by spaCy's English rules, and take BLEU over those tokens without smoothing. It is not comparable
-with sacreBLEU's 13a tokens, which is what this library logs; it stands beside it because the figures published for
-small networks on Multi30k are of this kind. Both files hold plain text, a sentence a line.
+Unsmoothed BLEU of lower-cased tokens of spaCy's English rules. Figures published for small networks on Multi30k are of
+this kind; they are not comparable with sacreBLEU's 13a tokenization, which this library logs. Both files are plain text
+with one sentence per line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sacrebleu.metrics.bleu import BLEU, BLEUScore
 
 
 def spacy_tokens() -> Callable[[str], list[str]]:
-    """Cuts by spaCy's English rules, which need no trained model."""
+    """Tokenizer of spaCy's English rules, without a trained model."""
     try:
         import spacy
     except ImportError as error:
@@ -30,25 +30,27 @@ def tutorial_bleu(
     """BLEU over lower-cased tokens, from 0 to 100.
 
     Args:
-        hypotheses: one a sentence.
-        references: one a sentence.
-        tokens: cuts a text.
+        hypotheses: generated sentences.
+        references: one reference per hypothesis.
+        tokens: splits a text into tokens.
 
     Raises:
-        ValueError: there are not as many hypotheses as references.
+        ValueError: the numbers of hypotheses and references differ.
     """
     if len(hypotheses) != len(references):
-        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references; give a line for each")
-    cut = [[" ".join(tokens(text.strip().lower())) for text in texts] for texts in (hypotheses, references)]
-    # The text is cut already, so sacreBLEU is told to leave it so, and that this is meant.
-    return BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(cut[0], [cut[1]])
+        raise ValueError(
+            f"{len(hypotheses)} hypotheses for {len(references)} references; give one line per sentence in both files"
+        )
+    tokenized = [[" ".join(tokens(text.strip().lower())) for text in texts] for texts in (hypotheses, references)]
+    # tokenize="none" since the texts are tokenized already; force=True turns off the warning about that.
+    return BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(tokenized[0], [tokenized[1]])
 
 
 def main() -> None:
     """Prints the score of two files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tutorial_bleu", description=__doc__)
-    parser.add_argument("hypotheses", type=Path, help="what was written, a sentence a line")
-    parser.add_argument("references", type=Path, help="what it is compared with, a sentence a line")
+    parser.add_argument("hypotheses", type=Path, help="generated text, one sentence per line")
+    parser.add_argument("references", type=Path, help="reference text, one sentence per line")
     options = parser.parse_args()
     texts = [path.read_text(encoding="utf-8").splitlines() for path in (options.hypotheses, options.references)]
     print(tutorial_bleu(texts[0], texts[1], spacy_tokens()))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
-from benchmarks.attention_by_length import bleu, main, parts
+from benchmarks.attention_by_length import bleu, length_groups, main
 
 
-def test_every_sentence_is_in_the_part_of_its_length() -> None:
+def test_every_sentence_is_in_the_group_of_its_length() -> None:
     sources = ["a", "a b", "a b c", "a b c d e", "a b c d"]
-    assert parts(sources, (2, 4)) == [[0, 1], [2, 4], [3]]
+    assert length_groups(sources, (2, 4)) == [[0, 1], [2, 4], [3]]
 
 
 def test_bleu_of_some_sentences_is_sacrebleus_of_them_alone() -> None:

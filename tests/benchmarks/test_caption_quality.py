@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.caption_quality import COLUMNS, row
+from benchmarks.caption_quality import COLUMNS, rows
 from datamodules import CaptionBatch, DigitGridDataModule
 from lightning_modules import BeamSearch, Hypothesis, RNNCaptioner, RNNCaptionNetwork, RNNSizes
 
@@ -21,7 +21,7 @@ def test_the_table_has_a_row_per_beam() -> None:
         return [[Hypothesis(tokens, 0.0, 0.0)] for tokens in DATA.target_tokenizer.encode(texts)]
 
     system.write = write  # type: ignore[method-assign, assignment]
-    lines = row("it", system, dataset, [1, 3])
+    lines = rows("it", system, dataset, [1, 3])
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [line[0] for line in cells] == ["it", ""]
     assert [line[2] for line in cells] == ["1", "3"]

@@ -64,39 +64,39 @@ def elsewhere(cell: Tensor) -> tuple[int, int]:
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_every_location_of_the_digits_cell_is_right(corner: tuple[int, int]) -> None:
-    looks = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
-    assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 1.0, 60)
+    counts = measure(stub(lambda cell: (2 * int(cell[0]) + corner[0], 2 * int(cell[1]) + corner[1])), DATA)
+    assert (counts.exact, counts.fraction(counts.at_numeral), counts.numerals.total()) == (1.0, 1.0, 60)
 
 
 def test_other_cells_are_wrong() -> None:
-    looks = measure(stub(elsewhere), DATA)
-    assert (looks.exact, looks.share(looks.right), looks.words.total()) == (1.0, 0.0, 60)
+    counts = measure(stub(elsewhere), DATA)
+    assert (counts.exact, counts.fraction(counts.at_numeral), counts.numerals.total()) == (1.0, 0.0, 60)
 
 
 def test_each_numeral_is_counted_by_itself() -> None:
     """Always the cell in the upper left corner: right for the digits in it."""
-    looks = measure(stub(lambda _: (0, 0)), DATA)
+    counts = measure(stub(lambda _: (0, 0)), DATA)
     words, right = Counter[str](), Counter[str]()
     for [text], cells in zip(DATA.dataset("test")[list(range(30))].references, DATA.cells("test"), strict=True):
         numerals = [word for word in text.split() if word in NUMERALS]
         words.update(numerals)
         right.update(numeral for numeral, cell in zip(numerals, cells.tolist(), strict=True) if cell == [0, 0])
     assert 0 < right.total() < 60
-    assert (looks.words, +looks.right) == (words, right)
+    assert (counts.numerals, +counts.at_numeral) == (words, right)
     [most] = right.most_common(1)
-    assert looks.share(looks.right, [most[0]]) == most[1] / words[most[0]]
+    assert counts.fraction(counts.at_numeral, [most[0]]) == most[1] / words[most[0]]
 
 
 def test_attention_at_the_article_counts_for_an_eight() -> None:
     """The article attends to the digit's cell, the numeral to another one; and the reverse."""
     others = [numeral for numeral in NUMERALS if numeral != "eight"]
     before = measure(stub(elsewhere, look_before=inside), DATA)
-    assert before.words["eight"]
-    assert (before.share(before.right), before.share(before.told, ["eight"])) == (0.0, 1.0)
-    assert before.share(before.told, others) == 0.0
+    assert before.numerals["eight"]
+    assert (before.fraction(before.at_numeral), before.fraction(before.at_decision, ["eight"])) == (0.0, 1.0)
+    assert before.fraction(before.at_decision, others) == 0.0
     after = measure(stub(inside, look_before=elsewhere), DATA)
-    assert (after.share(after.right), after.share(after.told, ["eight"])) == (1.0, 0.0)
-    assert after.share(after.told, others) == 1.0
+    assert (after.fraction(after.at_numeral), after.fraction(after.at_decision, ["eight"])) == (1.0, 0.0)
+    assert after.fraction(after.at_decision, others) == 1.0
 
 
 def test_captions_are_exact_or_not() -> None:
@@ -110,6 +110,6 @@ def test_captions_are_exact_or_not() -> None:
 def test_without_attention_nothing_is_counted() -> None:
     network = partial(RNNCaptionNetwork, sizes=RNNSizes(8, 16))
     system = RNNCaptioner(DATA.target_tokenizer, DATA.transform, network)
-    looks = measure(system, DATA)
-    assert not looks.words
-    assert math.isnan(looks.share(looks.right))
+    counts = measure(system, DATA)
+    assert not counts.numerals
+    assert math.isnan(counts.fraction(counts.at_numeral))
