@@ -1,4 +1,4 @@
-"""Translations of a few validation sentences in the logger."""
+"""Logging of sample translations during validation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning_modules.translation.seq2seq import Seq2Seq
 
 
 class TranslationLogger(Callback):
-    """Logs what is written for a few validation sentences after each epoch, beside what should be.
+    """Logs translations of a few validation sentences after each epoch, next to the references.
 
-    TensorBoard shows it; beside any other logger it goes to ``translations.md``.
+    TensorBoard shows them as text; for other loggers they are appended to ``translations.md`` in the log folder.
 
     Args:
-        num_sentences: how many.
+        num_sentences: number of sentences, taken from the first validation batch.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: ``num_sentences`` below 1.
     """
 
     def __init__(self, num_sentences: int = 5) -> None:
@@ -36,7 +36,7 @@ class TranslationLogger(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the first sentences of the first batch."""
+        """Logs the translations of the first sentences of the first batch."""
         if batch_idx or trainer.sanity_checking:
             return
         if not isinstance(pl_module, Seq2Seq):
