@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 from rich.table import Table
 
@@ -23,7 +24,7 @@ CANDIDATES = {
 def measure(quick: bool) -> Table:
     """Goal: attention_blocks at most 1.05 of torch, a few hundredths for commands that run no network."""
     torch, lightning, *others = CANDIDATES
-    rounds = take_turns({name: lambda name=name: _run(CANDIDATES[name]) for name in CANDIDATES}, 2 if quick else 10)
+    rounds = take_turns({name: partial(_run, words) for name, words in CANDIDATES.items()}, 2 if quick else 10)
     table = Table("command", "over import torch", "over import lightning", "seconds")
     for name in (torch, lightning, *others):
         table.add_row(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import DefaultHelpFormatter
 from lightning import LightningDataModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,101 +22,51 @@ from lightning_modules.backbones.pretrained import weights_to_come
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.cli.commands import COMMANDS, DEVICE_HELP
 from lightning_modules.cli.devices import trainer_arguments
-from lightning_modules.cli.errors import USER_ERRORS, refuse, user_errors
+from lightning_modules.cli.errors import refuse, user_errors
 from lightning_modules.cli.network_summary import NetworkSummary
-from lightning_modules.cli.parsing import ShortErrors
 from lightning_modules.cli.quiet import quieten
 from lightning_modules.cli.run_report import print_evaluation_report, print_files, print_fit_report, shown
+from lightning_modules.cli.training_parser import TrainingParser, constructor_errors, trainer_errors
 from lightning_modules.system.plain import to_plain
 from lightning_modules.system.system import System, read_checkpoint
 
 # Arguments of systems that are taken from the data, so that no recipe repeats them.
 LINKED = ("num_classes", "class_names", "transform", "source_tokenizer", "target_tokenizer")
 
-EPILOG = """\
-The options that are set most often:
-  --config RECIPE           a recipe by name (attention-blocks recipes lists them) or a YAML file
-  --data.root FOLDER        the folder of the data
-  --trainer.max_epochs 10   passes over the training data
-  --model.lr 3e-4           the learning rate, in place of the optimizer's own
-  --device cuda             cpu, cuda, cuda:1 or mps
-
---model.ARGUMENT and --data.ARGUMENT set any argument of the system and of the DataModule of the recipe;
---print_config prints all of them.
-"""
-
-
-class TrainingParser(ShortErrors, LightningArgumentParser):
-    """Lightning's parser, whose errors are short, and through which the errors of constructors pass unchanged."""
-
-    required_hint = "; give --config RECIPE (attention-blocks recipes lists them)"
-
-    def add_instantiator(
-        self,
-        instantiator: Callable[..., Any],
-        class_type: type,
-        subclasses: bool = True,
-        prepend: bool = False,
-    ) -> None:
-        """Adds an instantiator whose errors jsonargparse cannot catch and rephrase; see :func:`constructor_errors`."""
-        super().add_instantiator(_carrying(instantiator), class_type, subclasses=subclasses, prepend=prepend)
+_OPTIONS = {
+    "--config RECIPE": "a recipe by name (attention-blocks recipes lists them), or a YAML file",
+    "--data.root FOLDER": "folder of the data",
+    "--trainer.max_epochs 10": "passes over the training data",
+    "--model.lr 3e-4": "learning rate, in place of the optimizer's own",
+    "--device cuda": "cpu, cuda, cuda:1 or mps",
+}
+_EVALUATION_OPTIONS = {
+    "--config RECIPE": "the recipe, or the config.yaml of the run",
+    "--ckpt_path CHECKPOINT": "checkpoint file (.ckpt)",
+    "--data.root FOLDER": "folder of the data",
+    "--device cuda": "cpu, cuda, cuda:1 or mps",
+}
 
 
-class _ConstructorError(BaseException):
-    """Carries an error of a constructor through jsonargparse, which rephrases every ``Exception``."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def _carrying(instantiator: Callable[..., Any]) -> Callable[..., Any]:
-    depth = 0
-
-    @functools.wraps(instantiator)
-    def instantiate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        nonlocal depth
-        depth += 1
-        try:
-            return instantiator(*args, **kwargs)
-        except Exception as error:
-            if depth > 1:  # called by a constructor, which may handle the error
-                raise
-            raise _ConstructorError(error) from error
-        finally:
-            depth -= 1
-
-    return instantiate
+def epilog(command: str) -> str:
+    """The end of a command's help: the options that are set most often, and how any other is set."""
+    options = dict(_OPTIONS if command == "fit" else _EVALUATION_OPTIONS)
+    if command == "predict":
+        options["--out FILE"] = "file for the predictions"
+    lines = [f"  {option:<24}  {text}" for option, text in options.items()]
+    return "\n".join(
+        [
+            "The options that are set most often:",
+            *lines,
+            "",
+            "--model.ARGUMENT and --data.ARGUMENT set any argument of the recipe's system and data;",
+            "--print_config prints all of them.",
+        ]
+    )
 
 
-@contextmanager
-def constructor_errors() -> Iterator[None]:
-    """Lets errors of constructors leave jsonargparse as they were raised: in one line, if they are the user's."""
-    try:
-        yield
-    except _ConstructorError as carrier:
-        if isinstance(carrier.error, USER_ERRORS):
-            refuse(carrier.error)
-        raise carrier.error from None
-    except (MisconfigurationException, *USER_ERRORS) as error:
-        refuse(_one_line(error))
-
-
-@contextmanager
-def trainer_errors() -> Iterator[None]:
-    """Ends the program in one line where Lightning refuses the user's settings during a run."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        refuse(_one_line(error))
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
-            raise
-        refuse(_one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the epilog."""
 
 
 class SystemCLI(LightningCLI):
@@ -134,7 +84,8 @@ class SystemCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
-            parser_kwargs={"prog": "attention-blocks"} | {name: _parser_texts(name) for name in self.subcommands()},
+            parser_kwargs={"prog": "attention-blocks", "formatter_class": _Formatter}
+            | {name: _parser_texts(name) for name in self.subcommands()},
             save_config_kwargs={"overwrite": True},
             args=None if words is None else list(words),
         )
@@ -157,6 +108,8 @@ class SystemCLI(LightningCLI):
         if path == "best" or (path == "last" and command != "fit"):
             refuse(f"ckpt_path: {path!r} needs a run in the same process, and {command} trains nothing before it loads "
                    "the checkpoint; give the path of a .ckpt file, which fit prints when it ends")  # fmt: skip
+        if path is None and command != "fit":
+            rank_zero_info(f"{command} without --ckpt_path uses the weights that the system starts with")
         # Anything without a suffix is a word of Lightning's; a folder is a checkpoint in several files.
         if path is not None and Path(path).suffix and not Path(path).is_dir() and "://" not in path:
             with user_errors():
@@ -247,10 +200,10 @@ def _construct(class_type: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 def _parser_texts(command: str) -> dict[str, Any]:
     """Description, usage and epilog of a command's parser."""
     return {
-        "description": COMMANDS[command].help,
+        "description": f"{COMMANDS[command].help} The options that are set most often are at the end.",
         "usage": f"attention-blocks {command} --config RECIPE [--trainer.ARGUMENT VALUE] [--model.ARGUMENT VALUE] "
         "[--data.ARGUMENT VALUE]",
-        "epilog": EPILOG,
+        "epilog": epilog(command),
     }
 
 

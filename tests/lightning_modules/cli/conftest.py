@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,13 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import Ran
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_copies_of_classes() -> Iterator[None]:
+    """Collects the copies of classes that torch.export leaves, which make bare names in recipes ambiguous."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
