@@ -1,4 +1,4 @@
-"""Trained systems for serving elsewhere; each written format is run, and compared with the system itself."""
+"""Export of trained systems for serving; the exported files are run and compared with the system itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_modules.system.system import System
 from lightning_modules.translation.seq2seq import Seq2Seq
 from lightning_modules.translation.transformer_seq2seq import TransformerSeq2Seq
 
-# What exported and own outputs may differ by.
+# Largest difference between the outputs of the exported network and of the system.
 TOLERANCE = 1e-3
 
 CT2_POSITIONS = 1024
@@ -60,7 +60,7 @@ def export_onnx(system: System, folder: Path) -> Path:
     file = folder / "model.onnx"
     exported = torch.onnx.export(program, (), dynamo=True, verbose=False)
     if exported is None:
-        raise ValueError("torch.onnx gave no program; a newer torch is needed")
+        raise ValueError("torch.onnx returned no program; install a newer torch")
     exported.save(str(file))
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
@@ -73,14 +73,14 @@ def export_onnx(system: System, folder: Path) -> Path:
 
 
 def export_ctranslate2(system: System, folder: Path) -> Path:
-    """A Transformer that translates, for CTranslate2's ``Translator``, with its vocabularies.
+    """A Transformer for translation, with its vocabularies, for CTranslate2's ``Translator``.
 
-    Text is cut into tokens by the system's own tokenizers: ``tokenizer.tokens(ids)`` of the source and its end of
-    sentence go in, pieces of the target come out. ``translate_batch(..., disable_unk=True)`` writes what the system
-    writes, which never writes what stands for unknown words.
+    Text is tokenized by the system's own tokenizers: the input is ``tokenizer.tokens(ids)`` of the source with its end
+    of sentence, the output are pieces of the target. ``translate_batch(..., disable_unk=True)`` generates what the
+    system generates, which never generates the unknown token.
     """
     if not isinstance(system, TransformerSeq2Seq):
-        raise ValueError(f"format: ctranslate2 runs Transformers that translate, not a {type(system).__name__}")
+        raise ValueError(f"format: ctranslate2 runs Transformers for translation, got a {type(system).__name__}")
     ctranslate2 = _need("ctranslate2", "ctranslate2")
     spec = _ct2_spec(system)
     spec.validate()
@@ -102,7 +102,7 @@ def _need(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"format: this one needs {package}: pip install 'attention-blocks[export]'") from error
+        raise ValueError(f"format: this format needs {package}: pip install 'attention-blocks[export]'") from error
 
 
 def _check(name: str, found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -120,14 +120,14 @@ def _traced(system: System) -> tuple[tuple[Tensor, ...], torch.export.ExportedPr
     with evaluating(system), torch.no_grad():
         try:
             program = torch.export.export(_Forward(system), inputs, dynamic_shapes=(shapes,))
-        except Exception as error:  # torch raises a dozen kinds
+        except Exception as error:  # torch raises many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{type(system).__name__} cannot be traced by torch.export ({reason})") from error
     return inputs, program
 
 
 class _Forward(nn.Module):
-    """The bare forward pass: torch.export would otherwise follow what Lightning hangs on a module."""
+    """The network's forward pass alone, since torch.export would also trace what Lightning adds to a module."""
 
     def __init__(self, system: System) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Forward(nn.Module):
 
 
 def _other_sizes(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The same inputs with one more row, so that a size which was frozen by mistake is found."""
+    """The same inputs with one more row, to detect a size that was fixed by mistake."""
     return tuple(torch.cat([tensor, tensor[:1]]) for tensor in inputs)
 
 
@@ -152,7 +152,7 @@ def _ct2_spec(system: TransformerSeq2Seq) -> Any:  # noqa: ANN401
     kinds = {type(layer.get_submodule("feed_forward.activation")).__name__ for layer in (*encoder, *decoder)}
     if len(heads) > 1 or len(kinds) > 1 or not kinds <= set(CT2_ACTIVATIONS):
         raise ValueError(
-            f"format: ctranslate2 wants one number of heads and ReLU, GELU or SiLU, got {heads} and {kinds}"
+            f"format: ctranslate2 needs one number of heads and ReLU, GELU or SiLU, got {heads} and {kinds}"
         )
     spec = specs.TransformerSpec.from_config(
         (len(encoder), len(decoder)),
@@ -176,10 +176,10 @@ def _ct2_spec(system: TransformerSeq2Seq) -> Any:  # noqa: ANN401
     for theirs, layer in zip(spec.encoder.layer, encoder, strict=True):
         _fill_attention(theirs.self_attention, layer, "attention", fused=3)
         _fill_feed_forward(theirs.ffn, layer)
-    for theirs, writing in zip(spec.decoder.layer, decoder, strict=True):
-        _fill_attention(theirs.self_attention, writing, "self_attention", fused=3)
-        _fill_attention(theirs.attention, writing, "cross_attention", fused=1)
-        _fill_feed_forward(theirs.ffn, writing)
+    for theirs, ours in zip(spec.decoder.layer, decoder, strict=True):
+        _fill_attention(theirs.self_attention, ours, "self_attention", fused=3)
+        _fill_attention(theirs.attention, ours, "cross_attention", fused=1)
+        _fill_feed_forward(theirs.ffn, ours)
     return spec
 
 
@@ -189,38 +189,38 @@ def _attentions(layer: nn.Module) -> list[MultiHeadAttention]:
     for block in blocks:
         plain = isinstance(block, MultiHeadAttention) and block.num_heads == block.num_kv_heads
         if not plain or block.rotary or block.score_bias or block.query_norm or getattr(block, "window", None):
-            raise ValueError(f"format: ctranslate2 export knows plain multi-head attention only, got {block}")
+            raise ValueError(f"format: ctranslate2 export supports plain multi-head attention only, got {block}")
     if not isinstance(layer, (EncoderLayer, DecoderLayer)) or type(layer.feed_forward) is not FeedForward:
-        raise ValueError(f"format: ctranslate2 export knows EncoderLayer, DecoderLayer and FeedForward, got {layer}")
+        raise ValueError(f"format: ctranslate2 export supports EncoderLayer, DecoderLayer and FeedForward, got {layer}")
     return blocks
 
 
 def _fill_side(spec: Any, table: Any, embedding: nn.Embedding, position: nn.Module, norm: nn.Module) -> None:  # noqa: ANN401
     table.weight = embedding.weight.detach().numpy()
-    # Whatever the positions are, they are a table.
-    places = position(torch.zeros(1, CT2_POSITIONS, embedding.embedding_dim))[0]
-    spec.position_encodings.encodings = places.detach().numpy()
+    # Positions of any kind are exported as a table.
+    encodings = position(torch.zeros(1, CT2_POSITIONS, embedding.embedding_dim))[0]
+    spec.position_encodings.encodings = encodings.detach().numpy()
     if isinstance(norm, nn.LayerNorm):
         _fill_norm(spec.layer_norm, norm)
 
 
 def _fill_norm(spec: Any, norm: nn.Module) -> None:  # noqa: ANN401
     if not isinstance(norm, nn.LayerNorm):
-        raise ValueError(f"format: ctranslate2 export knows LayerNorm only, got {norm}")
+        raise ValueError(f"format: ctranslate2 export supports LayerNorm only, got {norm}")
     spec.gamma, spec.beta = norm.weight.detach().numpy(), norm.bias.detach().numpy()
 
 
-def _fill_linear(spec: Any, *maps: nn.Module) -> None:  # noqa: ANN401
-    spec.weight = torch.cat([one.get_parameter("weight") for one in maps]).detach().numpy()
-    if getattr(maps[0], "bias", None) is not None:
-        spec.bias = torch.cat([one.get_parameter("bias") for one in maps]).detach().numpy()
+def _fill_linear(spec: Any, *layers: nn.Module) -> None:  # noqa: ANN401
+    spec.weight = torch.cat([one.get_parameter("weight") for one in layers]).detach().numpy()
+    if getattr(layers[0], "bias", None) is not None:
+        spec.bias = torch.cat([one.get_parameter("bias") for one in layers]).detach().numpy()
 
 
 def _fill_attention(spec: Any, layer: nn.Module, name: str, *, fused: int) -> None:  # noqa: ANN401
-    maps = [layer.get_submodule(f"{name}.{kind}_proj") for kind in ("query", "key", "value")]
-    _fill_linear(spec.linear[0], *maps[:fused])
+    projections = [layer.get_submodule(f"{name}.{kind}_proj") for kind in ("query", "key", "value")]
+    _fill_linear(spec.linear[0], *projections[:fused])
     if fused == 1:
-        _fill_linear(spec.linear[1], *maps[1:])
+        _fill_linear(spec.linear[1], *projections[1:])
     _fill_linear(spec.linear[-1], layer.get_submodule(f"{name}.out_proj"))
     _fill_norm(spec.layer_norm, layer.get_submodule(f"{name}_norm"))
 
@@ -232,7 +232,7 @@ def _fill_feed_forward(spec: Any, layer: nn.Module) -> None:  # noqa: ANN401
 
 
 def _check_ct2(system: Seq2Seq, translator: Any) -> None:  # noqa: ANN401
-    """Scores a few sequences with both; text written by a beam would hide small differences, and exaggerate them."""
+    """Compares log probabilities; a beam would hide small differences or amplify them."""
     (source, lengths, target), _ = system.export_inputs()
     with evaluating(system), torch.inference_mode():
         logits = system(source, lengths, target).log_softmax(dim=-1)

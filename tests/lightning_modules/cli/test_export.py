@@ -75,6 +75,7 @@ def needs(form: str) -> None:
         pytest.importorskip(package)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "torch-export", "onnx"])
 @pytest.mark.parametrize("make", [vit, translator])
 def test_what_is_written_says_the_same(form: str, make: type[System], tmp_path: Path) -> None:
@@ -124,17 +125,17 @@ def test_a_wrong_export_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         FORMATS["ctranslate2"](translator(), tmp_path)
 
 
-def test_what_ctranslate2_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_what_ctranslate2_does_not_support_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     export = FORMATS["ctranslate2"]
-    with pytest.raises(ValueError, match="ctranslate2 runs Transformers that translate, not a ViTClassifier"):
+    with pytest.raises(ValueError, match=r"format: .* ViTClassifier"):
         export(vit(), tmp_path)
     rotary = partial(EncoderLayer, attention=partial(SelfAttention, num_heads=8, rotary=RotaryPosition))
-    with pytest.raises(ValueError, match="knows plain multi-head attention only, got SelfAttention"):
+    with pytest.raises(ValueError, match=r"format: .* SelfAttention"):
         export(system_with(encoder_layer=rotary), tmp_path)
-    with pytest.raises(ValueError, match="knows LayerNorm only, got RMSNorm"):
+    with pytest.raises(ValueError, match=r"format: .* RMSNorm"):
         export(system_with(encoder_layer=partial(EncoderLayer, norm=RMSNorm)), tmp_path)
-    with pytest.raises(ValueError, match="wants one number of heads"):
+    with pytest.raises(ValueError, match=r"format: .* number of heads"):
         export(
             system_with(encoder_layer=partial(EncoderLayer, attention=partial(SelfAttention, num_heads=2))), tmp_path
         )
