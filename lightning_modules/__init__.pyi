@@ -59,6 +59,7 @@ from .translation.transformer_translator import TransformerTranslator
 from .translation.translation_logger import TranslationLogger
 
 __all__ = [
+    "METEOR",
     "AttentionMapLogger",
     "AttentionMaps",
     "BahdanauDecoder",
@@ -98,7 +99,6 @@ __all__ = [
     "LinearPatchEmbedding",
     "LossCurve",
     "LuongDecoder",
-    "METEOR",
     "NoAttentionError",
     "Noam",
     "Objective",
