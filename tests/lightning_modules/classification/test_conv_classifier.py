@@ -111,8 +111,9 @@ def test_loading_a_checkpoint_does_not_read_the_trained_weights_again(
 
 @pytest.mark.slow
 def test_a_checkpoint_is_tested_without_the_weights_that_it_started_from(
-    run_command: RunCommand, make_trainer: MakeTrainer, tmp_path: Path
+    run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "weights.safetensors"
     save_file(timm.create_model("resnet10t").state_dict(), file)
     words = (
