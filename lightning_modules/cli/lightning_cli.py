@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -155,6 +156,7 @@ class SystemCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Trains, then prints metrics, files and the next commands."""
+        self._load_data()
         with trainer_errors():
             self.trainer.fit(**kwargs)
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -170,13 +172,23 @@ class SystemCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401
         """Writes the predictions to a file, and prints its path."""
+        self._load_data()
         with trainer_errors(), user_errors():
             self.trainer.predict(return_predictions=False, **kwargs)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PredictionWriter) and callback.path is not None:
                 print_files({"predictions": shown(callback.path)})
 
+    def _load_data(self) -> None:
+        """Loads the data before the Trainer does, so that errors in them are one line."""
+        # A process that a launcher or the Trainer has started leaves it to the Trainer which process prepares the data.
+        if isinstance(self.datamodule, datamodules.DataModule) and "LOCAL_RANK" not in os.environ:
+            with user_errors():
+                self.datamodule.prepare_data()
+                self.datamodule.setup()
+
     def _evaluate(self, run: Callable[..., list[Any]], **kwargs: Any) -> None:  # noqa: ANN401
+        self._load_data()
         with trainer_errors():
             results = run(verbose=False, **kwargs)
         print_evaluation_report(self.trainer, results)

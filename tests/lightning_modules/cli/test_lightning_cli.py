@@ -549,3 +549,18 @@ class InOrder(LightningDataModule):
 
     val_dataloader = train_dataloader
 """
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_errors_in_the_data_are_one_line(command: str, tmp_path: Path, run_command: RunCommand) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (20, 20)).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos" / "ant" / "4.png").write_text("not an image")
+    words = ("--config", "vit_image_folder", "--data.root", "photos", "--data.bad_input", "error", "--device", "cpu")
+    ran = run_command(command, *words)
+    assert ran.code == 2
+    assert "Traceback" not in ran.err
+    assert "bad_input='skip'" in ran.err
+    assert "4.png" in ran.err
