@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention
@@ -43,7 +44,9 @@ class SimAM(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), between σ(1/2) and 1."""
-        distance = (x - mean_of(x, (2, 3))).square()  # (B, C, H, W)
+        # In half precision the squares of a wide map overflow.
+        wide = x if x.dtype == torch.float64 else x.float()
+        distance = (wide - mean_of(wide, (2, 3))).square()  # (B, C, H, W)
         count = x.size(2) * x.size(3)
         variance = mean_of(distance, (2, 3)) * (count / max(count - 1, 1))  # unbiased, (B, C, 1, 1)
-        return (distance / (4 * (variance + self.variance_floor)) + 0.5).sigmoid()
+        return (distance / (4 * (variance + self.variance_floor)) + 0.5).sigmoid().to(x.dtype)

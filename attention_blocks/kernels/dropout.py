@@ -36,7 +36,9 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     if x.device.type != "cpu" or is_transformed(x):
         return F.dropout(x, p)
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    bits = bits.view(torch.int16)[: x.numel()].view(x.shape)
     # The comparison writes ones and zeros in the dtype of x, which saves a pass over booleans.
-    kept = torch.ge(bits[: x.numel()].view(x.shape), dropped - _LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
+    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.ge(bits, dropped - _LEVELS // 2, out=kept)
     return x * kept.mul_(_LEVELS / (_LEVELS - dropped))

@@ -172,7 +172,7 @@ class Classifier(System):
         height, width = self.transform.image_size
         return (torch.randn(2, self.transform.channels, height, width),), ({0: "batch"},)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits in evaluation mode, whatever mode the network is in."""
         with evaluating(self):

@@ -71,7 +71,7 @@ class ConvClassifier(Classifier):
         head = ["head"] if "head" in own else with_weights[-1:]
         return [nn.ModuleList(child for name, child in own.items() if name not in head)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention_gates(self, images: Sequence[RawImage] | Tensor) -> dict[str, Tensor]:
         """Gates of every block for raw images, or for a batch of transformed ones.
 

@@ -104,7 +104,7 @@ class ViTClassifier(Classifier):
         embedding = nn.ModuleList([network.patches, network.position, nn.ParameterList([network.prefix_tokens])])
         return [embedding, *network.encoder.layers]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
         """Attention maps of raw images, or of a batch of transformed ones, (B, C, H, W)."""
         batch = self.prepare(images)

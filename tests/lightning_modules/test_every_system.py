@@ -553,3 +553,16 @@ def test_a_recipe_draws_its_attention(name: str, tmp_path: Path, run_command: Ru
     [picture] = (tmp_path / "runs").rglob("figures/attention-*.png")
     with Image.open(picture) as image:
         assert min(image.size) > 100
+
+
+def test_results_are_ordinary_tensors() -> None:
+    """Tensors that a user may train on, not those of inference mode."""
+    vit = cast(ViTClassifier, EXAMPLES[ViTClassifier].build())
+    cnn = cast(ConvClassifier, EXAMPLES[ConvClassifier].build())
+    [inputs] = images()
+    maps = vit.attention_maps(inputs)
+    for result in (vit.predict(inputs), *maps.layers, maps.rollout, *cnn.attention_gates(inputs).values()):
+        assert not result.is_inference()
+        scale = torch.ones((), requires_grad=True)
+        (scale * result).sum().backward()  # type: ignore[no-untyped-call]
+        assert scale.grad is not None

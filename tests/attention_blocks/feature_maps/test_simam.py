@@ -26,3 +26,11 @@ def test_a_constant_map_has_a_constant_gate() -> None:
 def test_refuses_a_variance_floor_of_zero() -> None:
     with pytest.raises(ValueError, match=r"variance_floor must be positive.*got 0"):
         SimAM(3, variance_floor=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_wide_map_in_half_precision(dtype: torch.dtype) -> None:
+    x = (1000 * torch.randn(2, 3, 8, 8)).to(dtype)
+    gate = SimAM(3).gate(x)
+    assert gate.dtype == dtype
+    torch.testing.assert_close(gate.double(), SimAM(3).gate(x.double()), atol=1e-2, rtol=1e-2)

@@ -77,3 +77,9 @@ def test_compiled_and_transformed_code_uses_torch() -> None:
     assert set(found.tolist()) == {0.0, 2.0}
     rows = torch.func.vmap(Dropping(), randomness="different")(torch.ones(2, 100))
     assert not torch.equal(rows[0], rows[1])
+
+
+def test_the_default_device_does_not_matter() -> None:
+    x = torch.ones(9)
+    with torch.device("meta"):
+        assert dropout(x, 0.5).device == x.device
