@@ -28,7 +28,7 @@ SUBJECTS = (
 def main() -> None:
     """Runs the subjects asked for, all when none is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; all when left out")
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; without any, all")
     parser.add_argument("--quick", action="store_true", help="the smallest case, few rounds: does it run?")
     options = parser.parse_args()
     unknown = set(options.subjects) - set(SUBJECTS)

@@ -111,8 +111,7 @@ class Captioner(TextGenerator):
         See :meth:`TextGenerator.rewards`.
 
         Raises:
-            ValueError: the trainer has no DataModule with ``training_references()``, which rare n-grams are told from
-                frequent ones by.
+            ValueError: the trainer has no DataModule with ``training_references()``, whose n-grams are counted.
         """
         return torch.tensor(cider_d(texts, references, self._frequencies, words_and_end), device=self.device)
 

@@ -120,7 +120,7 @@ class ShortErrors(ArgumentParser):
         return dest.partition(".")[2] or dest  # without the command's name
 
     def _unknown_argument(self, message: str) -> str | None:
-        """What to say of an argument that this very parser does not take."""
+        """The error message for an argument that this parser does not take."""
         found = _UNKNOWN.match(message) or _UNRECOGNISED.match(message)
         if found is None:
             return None

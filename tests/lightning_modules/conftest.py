@@ -61,7 +61,7 @@ from lightning_modules import (
     ViTClassifier,
     ViTFeatures,
 )
-from tests.lightning_modules.user_blocks import NearbyAttention
+from tests.user_blocks import NearbyAttention
 
 if TYPE_CHECKING:
     from lightning_modules.cli.lightning_cli import SystemCLI

@@ -11,7 +11,6 @@ from attention_blocks import (
     AdditiveAttention,
     ALiBi,
     Attention,
-    AttentionOutput,
     Cache,
     CrossAttention,
     DecoderLayer,
@@ -31,9 +30,9 @@ from attention_blocks import (
     SwiGLU,
     TransformerDecoder,
     causal_mask,
-    masked_softmax,
     padding_mask,
 )
+from tests.user_blocks import NearbyAttention
 
 CopyAttention = Callable[[nn.MultiheadAttention, MultiHeadAttention], None]
 MakeAttention = Callable[[int, int], Attention]
@@ -367,27 +366,6 @@ def test_steps_have_the_gradients_of_the_whole() -> None:
         torch.testing.assert_close(found, expected)
 
 
-class RecencyAttention(Attention):
-    """A user's own block without heads: scores fall with the distance from the query."""
-
-    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        return Memory(key, key if value is None else value)
-
-    def attend(
-        self,
-        query: Tensor,
-        memory: Memory,
-        mask: Tensor | None = None,
-        *,
-        need_weights: bool = False,
-        offset: int = 0,
-    ) -> AttentionOutput:
-        queries = torch.arange(offset, offset + query.size(1))
-        distance = (queries[:, None] - torch.arange(memory.key.size(1))).abs()  # (T_q, T_k)
-        weights = masked_softmax(query @ memory.key.transpose(1, 2) - distance, mask)
-        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
-
-
 CROSS_ATTENTIONS: dict[str, MakeAttention] = {
     "heads": CROSS,
     "additive": AdditiveAttention,
@@ -399,7 +377,7 @@ SELF_ATTENTIONS: dict[str, MakeAttention] = {
     "window": partial(SELF, window=2),
     "alibi": partial(SELF, score_bias=ALiBi),
     "self": partial(SelfAttention, num_heads=4),
-    "own": RecencyAttention,
+    "own": NearbyAttention,
 }
 BEAM_LAYERS = {
     **{

@@ -27,7 +27,7 @@ from attention_blocks import (
 )
 from lightning_modules import VisionTransformer
 from lightning_modules.backbones.vit import LinearPatchEmbedding, check_patches
-from tests.lightning_modules.user_blocks import DistanceAttention
+from tests.user_blocks import DistanceAttention
 
 HEADS = partial(SelfAttention, num_heads=2)
 

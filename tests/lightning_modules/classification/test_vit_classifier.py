@@ -14,7 +14,7 @@ from attention_blocks import SelfAttention
 from datamodules import ImageTransform
 from lightning_modules import VisionTransformer, ViTClassifier
 from lightning_modules.backbones.vit import Pool
-from tests.lightning_modules.user_blocks import DistanceAttention
+from tests.user_blocks import DistanceAttention
 
 if TYPE_CHECKING:
     from tests.lightning_modules.conftest import MakeClassifier

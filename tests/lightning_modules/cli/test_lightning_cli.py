@@ -16,15 +16,15 @@ import torch
 import yaml
 from lightning import LightningDataModule
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from attention_blocks import Attention, AttentionOutput, Memory, masked_softmax
 from datamodules import ClassificationDataModule, DigitsDataModule, ImageSource, ImageTransform, TensorImages
 from datamodules.splits import Split
 from lightning_modules import System, ViTClassifier, WarmupCosine
 from lightning_modules.cli.recipe_files import recipe_names
 from lightning_modules.system.plain import import_object
+from tests.user_blocks import DistanceAttention
 
 Refused = Callable[..., None]
 
@@ -93,29 +93,6 @@ class WithoutItsFile(LightningDataModule):
             int("a broken index")
         except ValueError as error:
             raise ValueError("index: it is broken; make it anew") from error
-
-
-class Similar(Attention):
-    """A user's own attention."""
-
-    def __init__(self, query_dim: int, key_dim: int, sharpness: float = 1.0) -> None:
-        super().__init__(query_dim, key_dim)
-        self.sharpness = nn.Parameter(torch.tensor(sharpness))
-
-    def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
-        return Memory(key, key if value is None else value)
-
-    def attend(
-        self,
-        query: Tensor,
-        memory: Memory,
-        mask: Tensor | None = None,
-        *,
-        need_weights: bool = False,
-        offset: int = 0,
-    ) -> AttentionOutput:
-        weights = masked_softmax(self.sharpness * query @ memory.key.mT, mask)
-        return AttentionOutput(weights @ memory.value, weights if need_weights else None)
 
 
 def test_fit_leaves_a_checkpoint_its_configuration_and_the_loss_curve(trained: Trained) -> None:
@@ -200,7 +177,7 @@ data: {data}
 
 
 def test_a_users_own_data_and_attention_are_named_by_import_path(tmp_path: Path, run_command: RunCommand) -> None:
-    attention = f"{{class_path: {__name__}.Similar, init_args: {{sharpness: 0.5}}}}"
+    attention = "{class_path: tests.user_blocks.DistanceAttention, init_args: {sharpness: 0.5}}"
     data = f"{{class_path: {__name__}.Stripes, init_args: {{height: 16}}}}"
     (tmp_path / "mine.yaml").write_text(SMALL_VIT.format(attention=attention, data=data))
     ran = run_command("fit", "--config", "mine.yaml")
@@ -210,7 +187,7 @@ def test_a_users_own_data_and_attention_are_named_by_import_path(tmp_path: Path,
     assert isinstance(loaded, ViTClassifier)
     assert loaded.class_names == ["across", "down"]
     assert loaded.transform.image_size == (16, 8)
-    assert isinstance(loaded.network.encoder.layers[0].attention, Similar)
+    assert isinstance(loaded.network.encoder.layers[0].attention, DistanceAttention)
     images = torch.randn(2, 1, 16, 8)
     assert torch.equal(loaded.predict(images), ran.cli.model.predict(images))
 
