@@ -17,7 +17,7 @@ from attention_blocks import SinusoidalPosition
 from benchmarks.marian import random_marian
 from benchmarks.timing import ratio, take_turns
 from benchmarks.training import training_step
-from lightning_modules.text.linear_cross_entropy import linear_cross_entropy
+from lightning_modules.text.cross_entropy import cross_entropy
 from lightning_modules.translation.marian import network_like, renamed_state
 from lightning_modules.translation.transformer_translator import TransformerTranslator
 
@@ -100,8 +100,7 @@ def candidates(dropout: float, batch: int) -> dict[str, nn.Module]:
 
     def our_loss() -> Tensor:
         features = ours.decoder(target[:, :-1], ours.encode(source, lengths)).flatten(0, 1)
-        output = ours.decoder.output
-        return linear_cross_entropy(features, output.weight, output.bias, target[:, 1:].flatten())
+        return cross_entropy(ours.decoder.output(features), target[:, 1:].flatten())
 
     theirs = TorchTransformer(dropout)
     return {

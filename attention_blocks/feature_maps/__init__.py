@@ -15,7 +15,6 @@ from attention_blocks.feature_maps.self_attention_2d import SelfAttention2d
 from attention_blocks.feature_maps.simam import SimAM
 from attention_blocks.feature_maps.spatial_attention import SpatialAttention
 from attention_blocks.feature_maps.squeeze_excite import SqueezeExcite
-from attention_blocks.feature_maps.weights import load_weights
 
 __all__ = [
     "BAM",
@@ -35,6 +34,5 @@ __all__ = [
     "SqueezeExcite",
     "insert_attention",
     "inserted",
-    "load_weights",
     "remove_attention",
 ]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, check_map
+from attention_blocks.kernels import leaf
 
 
 class AttentionGate(FeatureMapAttention):
@@ -72,8 +73,7 @@ class AttentionGate(FeatureMapAttention):
         gating = x if gating is None else gating
         check_map(x, self.channels)
         check_map(gating, self.gating_channels, "gating")
-        if min(x.shape[2:]) < self.stride:
-            raise ValueError(f"x must have a height and width of stride={self.stride} or more, got {tuple(x.shape)}")
+        _check_size(x, self.stride)
         query = self.query_proj(x)  # (B, h, H / s, W / s)
         key = _resize(self.gating_proj(gating), query)  # (B, h, H / s, W / s)
         return _resize(self.score_proj(F.relu(query + key)).sigmoid(), x)  # (B, 1, H, W)
@@ -89,6 +89,12 @@ class AttentionGate(FeatureMapAttention):
             (B, C, H, W).
         """
         return x * self.gate(x, gating)
+
+
+@leaf
+def _check_size(x: Tensor, stride: int) -> None:
+    if min(x.shape[2:]) < stride:
+        raise ValueError(f"x must have a height and width of stride={stride} or more, got {tuple(x.shape)}")
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, hidden
 from attention_blocks.feature_maps.pooling import mean_of
+from attention_blocks.normalised import normalised
 
 _DILATION = 4
 
@@ -98,6 +99,7 @@ class BAM(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), between 1 and 2."""
-        channels = self.channel_branch(mean_of(x, (2, 3)).flatten(1))[:, :, None, None]  # (B, C, 1, 1)
-        locations = self.spatial_branch(x)  # (B, 1, H, W)
+        pooled = mean_of(x, (2, 3)).flatten(1)  # (B, C)
+        channels = normalised(self.channel_branch, pooled)[:, :, None, None]  # (B, C, 1, 1)
+        locations = normalised(self.spatial_branch, x)  # (B, 1, H, W)
         return 1 + (channels * locations if self.form == "code" else channels + locations).sigmoid()

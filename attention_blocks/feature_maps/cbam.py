@@ -9,7 +9,6 @@ from torch import Tensor
 
 from attention_blocks.feature_maps.channel_attention import ChannelAttention
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout
-from attention_blocks.feature_maps.pooling import multiplied
 from attention_blocks.feature_maps.spatial_attention import SpatialAttention
 
 
@@ -85,8 +84,7 @@ class CBAM(FeatureMapAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
-        x = self.channel_attention(x)
-        return multiplied(x, self.spatial_attention.gate(x), overwrite=True)
+        return self.spatial_attention(self.channel_attention(x))
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
         """Swaps input channels: timm's convolution reads (mean, max), the authors' and this one (max, mean)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map
-from attention_blocks.feature_maps.pooling import mean_of, multiplied
+from attention_blocks.feature_maps.pooling import mean_of
 
 
 class CoordinateAttention(FeatureMapAttention):
@@ -76,4 +76,5 @@ class CoordinateAttention(FeatureMapAttention):
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         check_map(x, self.channels)
-        return multiplied(x, *self.gates(x).values())
+        gates = self.gates(x)
+        return x * gates["rows"] * gates["columns"]

@@ -41,7 +41,12 @@ class EaseIn(FeatureMapAttention):
     def __init__(self, channels: int, block: Callable[[int], nn.Module]) -> None:
         super().__init__(channels)
         self.block = block(channels)
-        self.scale = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the scale to zero; the block keeps its weights."""
+        nn.init.zeros_(self.scale)
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the block, mixed with 1; for blocks that multiply by a gate.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-Layout = Literal["authors", "timm", "timm_efficientnet"]
+from attention_blocks.kernels import leaf
+from attention_blocks.weights import Layout as Layout
 
 
 class FeatureMapAttention(nn.Module):
@@ -27,7 +28,8 @@ class FeatureMapAttention(nn.Module):
 
     Attributes:
         channels: C.
-        layouts: for each layout of weights, its names for the submodules of this block.
+        layouts: for each layout of weights, its names for the submodules, or for the parameters, of this block; see
+            :func:`load_weights`.
 
     Raises:
         ValueError: ``channels`` is not positive.
@@ -104,6 +106,7 @@ class FeatureMapAttention(nn.Module):
         return f"channels={self.channels}"
 
 
+@leaf
 def check_map(x: Tensor, channels: int, name: str = "x") -> None:
     """Refuses a tensor that is not a feature map with the given channels.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_map, hidden
@@ -32,6 +34,10 @@ class GlobalContext(FeatureMapAttention):
         fuse: "add", as in the authors' networks, or "multiply" by the sigmoid, as in timm.
         eps: of the layer norm; 1e-6 in timm.
 
+    Attributes:
+        score_weight: w, (C,).
+        score_bias: added to each score, (1,); a softmax does not see it, but other implementations have it.
+
     Raises:
         ValueError: ``reduction`` does not divide ``channels``; a size is not positive; ``fuse`` is unknown.
 
@@ -47,13 +53,15 @@ class GlobalContext(FeatureMapAttention):
 
     layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
         "authors": {
-            "score_proj": "conv_mask",
+            "score_weight": "conv_mask.weight",
+            "score_bias": "conv_mask.bias",
             "down_proj": "channel_add_conv.0",
             "norm": "channel_add_conv.1",
             "up_proj": "channel_add_conv.3",
         },
         "timm": {
-            "score_proj": "conv_attn",
+            "score_weight": "conv_attn.weight",
+            "score_bias": "conv_attn.bias",
             "down_proj": "mlp_scale.fc1",
             "norm": "mlp_scale.norm",
             "up_proj": "mlp_scale.fc2",
@@ -75,13 +83,19 @@ class GlobalContext(FeatureMapAttention):
             raise ValueError(f"fuse must be 'add' or 'multiply', got {fuse!r}")
         width = hidden(channels, reduction, hidden_channels, divisor)
         self.fuse = fuse
-        self.score_proj = nn.Linear(channels, 1)
+        self.score_weight = nn.Parameter(torch.empty(channels))
+        self.score_bias = nn.Parameter(torch.empty(1))
         self.down_proj = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.activation = nn.ReLU()
         self.up_proj = nn.Linear(width, channels)
-        nn.init.kaiming_normal_(self.score_proj.weight, nonlinearity="relu")
-        if fuse == "add":
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming-normal scores; the last linear layer starts at zero if its output is added."""
+        nn.init.normal_(self.score_weight, std=math.sqrt(2 / self.channels))
+        nn.init.zeros_(self.score_bias)
+        if self.fuse == "add":
             nn.init.zeros_(self.up_proj.weight)
             nn.init.zeros_(self.up_proj.bias)
 
@@ -104,4 +118,4 @@ class GlobalContext(FeatureMapAttention):
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Attention-pooled feature map, (B, C), and the weights, (B, H * W)."""
-        return attention_pool(x, self.score_proj.weight, self.score_proj.bias)
+        return attention_pool(x, self.score_weight, self.score_bias)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from attention_blocks.feature_maps.ease_in import EaseIn
-from attention_blocks.feature_maps.locations import Example, Location, find_feature_maps, matching
+from attention_blocks.feature_maps.locations import Example, FeatureMaps, Location, find_feature_maps, matching
+from attention_blocks.feature_maps.with_attention import WithAttention, network_parts, original_parts
 
 Block = Callable[[int], nn.Module]
-
-# Name of the submodule that holds the inserted blocks of a network.
-_NAME = "inserted_attention"
 
 
 class Insertion(NamedTuple):
@@ -44,46 +41,6 @@ class Insertion(NamedTuple):
         return f"{self.location}: {type(block).__name__}, {shape}, {parameters:,} parameters"
 
 
-class InsertedAttention(nn.ModuleDict):
-    """Inserted blocks by location, with ``/`` in place of the dots of its name.
-
-    The network's own modules keep their names and weights; each block is applied to the output of the module at its
-    location. Called itself, as the last child of an ``nn.Sequential`` is, it is the identity.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hosts: dict[str, nn.Module] = {}
-        self.handles: dict[str, RemovableHandle] = {}
-
-    def put(self, location: str, block: nn.Module, host: nn.Module) -> None:
-        """Applies a block to the output of a module."""
-        self[location.replace(".", "/")] = block
-        self.hosts[location] = host
-        self.handles[location] = host.register_forward_hook(_ApplyAfter(block))
-
-    def follow(self, network: nn.Module) -> None:
-        """Applies each block to the output of the module that is at its location now."""
-        for location, host in list(self.hosts.items()):
-            if (now := network.get_submodule(location)) is not host:
-                self.handles[location].remove()
-                self.put(location, self[location.replace(".", "/")], now)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x``."""
-        return x
-
-
-class _ApplyAfter:
-    """Forward hook that replaces the output of a module by the output of a block on it."""
-
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
-
-    def __call__(self, module: nn.Module, arguments: object, output: Tensor) -> Tensor:
-        return self.block(output)
-
-
 def insert_attention(
     model: nn.Module,
     block: Block,
@@ -94,8 +51,12 @@ def insert_attention(
 ) -> list[Insertion]:
     """Inserts an attention block after chosen modules of a CNN.
 
-    The sizes of the feature maps are recorded by running the network once, on zeros; weights, running statistics and
-    training mode do not change.
+    Each module is replaced by a :class:`WithAttention`, which calls the module itself and then the block: as its
+    children ``host`` and ``attention``. Weights of the network without attention can still be loaded; those of the
+    blocks are missing then, so pass ``strict=False``.
+
+    The sizes of the feature maps are recorded by running the network on zeros; weights, running statistics and
+    training mode do not change. Blocks have the device and the dtype of the feature map that they are applied to.
 
     Args:
         model: any network of feature maps, from timm, torchvision or your own; changed in place.
@@ -113,8 +74,8 @@ def insert_attention(
 
     Raises:
         ValueError: a location matches no module that returns a feature map, a module is called more than once, there
-            is a block already, the network does not run on the example, or a block cannot be created for the channels
-            or changes the shape. The network is unchanged then.
+            is a block already, the network does not run on the example, with the blocks or without, or a block cannot
+            be created for the channels or changes the shape. The network is unchanged then.
         TypeError: ``block`` is a module, or does not create one; ``where`` or ``model`` has another type.
 
     Example:
@@ -130,8 +91,7 @@ def insert_attention(
     if isinstance(block, nn.Module) or not callable(block):
         got = f"a module, {type(block).__name__}" if isinstance(block, nn.Module) else repr(block)
         raise TypeError(f"block must create a block as block(channels), as the class SqueezeExcite does, got {got}")
-    blocks = {id(part) for home in _homes(model).values() for part in home.modules()}
-    maps = find_feature_maps(model, example, lambda module: id(module) not in blocks)
+    maps = find_feature_maps(model, example)
     chosen: set[str] = set()
     for location in where if isinstance(where, Sequence) and not isinstance(where, str) else [where]:
         chosen.update(matching(location, model, maps))
@@ -153,51 +113,42 @@ def insert_attention(
             raise ValueError(
                 f"where: there is a block after {name!r} already; remove_attention(model) removes all blocks"
             )
-        insertions.append(_create(partial(EaseIn, block=block) if ease_in else block, name, shapes[0], model))
-    home = getattr(model, _NAME, None)
-    if home is None:
-        home = InsertedAttention()
-        model.add_module(_NAME, home)
-    for insertion in insertions:
-        home.put(insertion.location, insertion.block, model.get_submodule(insertion.location))
+        insertions.append(_create(partial(EaseIn, block=block) if ease_in else block, name, maps, model.training))
+    parts = dict(original_parts(model))
+    wrappers = [WithAttention(parts[insertion.location], insertion.block) for insertion in insertions]
+    _replace(model, {wrapper.host: wrapper for wrapper in wrappers})
+    try:
+        _check_they_act(model, example, insertions)
+    except ValueError:
+        _remove(model, wrappers)
+        raise
     return insertions
 
 
 def inserted(model: nn.Module) -> dict[str, nn.Module]:
     """Blocks that :func:`insert_attention` has inserted into a network, by location.
 
+    A location is the name of a module in the network without attention; ``model.get_submodule(location)`` finds the
+    module with the block.
+
+    Args:
+        model: the network.
+
     Example:
         >>> inserted(nn.Conv2d(3, 8, 3))
         {}
     """
-    found = {}
-    for prefix, home in _homes(model).items():
-        found.update({prefix + name.replace("/", "."): block for name, block in home.items()})
-    return found
-
-
-def follow_replaced(model: nn.Module) -> None:
-    """Applies inserted blocks to the modules that are at their locations now, if modules were replaced.
-
-    ``nn.SyncBatchNorm.convert_sync_batchnorm`` replaces batch norms, and loses the blocks inserted after them;
-    ``ConvClassifier`` calls this function when training starts.
-
-    Example:
-        >>> from attention_blocks import SqueezeExcite, insert_attention
-        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
-        >>> _ = insert_attention(model, SqueezeExcite, "1")
-        >>> model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        >>> follow_replaced(model)
-    """
-    for prefix, home in _homes(model).items():
-        home.follow(model.get_submodule(prefix.removesuffix(".")))
+    return {name: part.attention for name, part in network_parts(model) if isinstance(part, WithAttention)}
 
 
 def remove_attention(model: nn.Module) -> None:
     """Removes all blocks that :func:`insert_attention` has inserted, which restores the original network.
 
+    Args:
+        model: the network; changed in place.
+
     Raises:
-        ValueError: there are none.
+        ValueError: there are none; or ``model`` is not the whole network, but a module with attention after it.
 
     Example:
         >>> from attention_blocks import SqueezeExcite, insert_attention, remove_attention
@@ -207,38 +158,79 @@ def remove_attention(model: nn.Module) -> None:
         >>> inserted(model)
         {}
     """
-    homes = _homes(model)
-    if not homes:
+    if isinstance(model, WithAttention):
+        raise ValueError("model is a module with attention after it; pass the network that it is a part of")
+    wrappers = [part for _, part in network_parts(model) if isinstance(part, WithAttention)]
+    if not wrappers:
         raise ValueError("model holds no inserted attention")
-    for prefix, home in homes.items():
-        for handle in home.handles.values():
-            handle.remove()
-        delattr(model.get_submodule(prefix.removesuffix(".")), _NAME)
+    _remove(model, wrappers)
 
 
-def _homes(model: nn.Module) -> dict[str, InsertedAttention]:
-    """Inserted blocks of a network and of those of its parts that have their own, by the part's name and a dot."""
-    return {
-        name.removesuffix(_NAME): module
-        for name, module in model.named_modules()
-        if isinstance(module, InsertedAttention)
-    }
+def _remove(model: nn.Module, wrappers: Iterable[WithAttention]) -> None:
+    """Puts the original modules back in the places of those with attention."""
+    originals: dict[nn.Module, nn.Module] = {}
+    for wrapper in wrappers:
+        host = wrapper.host
+        while isinstance(host, WithAttention):
+            host = host.host
+        originals[wrapper] = host
+    _replace(model, originals)
 
 
-def _create(block: Block, location: str, shape: torch.Size, model: nn.Module) -> Insertion:
-    parameter = next(model.parameters(), torch.zeros(()))
+def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replaces modules wherever a module of the network refers to them, keeping the order of children.
+
+    Besides children, these are attributes, and lists, tuples and dictionaries of modules, which some networks keep next
+    to their children and call.
+    """
+    new = {id(module): replacement for module, replacement in replacements.items()}
+
+    def replaced(value: Any) -> Any:  # noqa: ANN401
+        if type(value) is dict:
+            return {key: new.get(id(item), item) for key, item in value.items()}
+        return type(value)(new.get(id(item), item) for item in value)
+
+    for owner in list(model.modules()):
+        for name, child in owner._modules.items():
+            if id(child) in new:
+                owner._modules[name] = new[id(child)]
+        attributes = vars(owner)
+        for name, value in attributes.items():
+            if id(value) in new:
+                attributes[name] = new[id(value)]
+            elif type(value) in (list, tuple, dict) and name != "_modules":
+                items = value.values() if type(value) is dict else value
+                if any(id(item) in new for item in items):
+                    attributes[name] = replaced(value)
+
+
+def _check_they_act(model: nn.Module, example: Example | None, insertions: Sequence[Insertion]) -> None:
+    try:
+        attended = find_feature_maps(model, example).attended
+    except ValueError as error:
+        raise ValueError(f"where: attention cannot be inserted there; {error}") from error
+    idle = [insertion.location for insertion in insertions if insertion.location not in attended]
+    if idle:
+        raise ValueError(
+            f"where: the network does not call {idle[0]!r} as its submodule, so attention after it would not be "
+            "applied; choose another module, such as the one that it is a part of"
+        )
+
+
+def _create(block: Block, location: str, maps: FeatureMaps, training: bool) -> Insertion:
+    shape, like = maps.outputs[location][0], maps.like[location]
     try:
         created = block(shape[1])
     except ValueError as error:
         raise ValueError(f"block: cannot be created for the {shape[1]} channels of {location!r}: {error}") from error
     if not isinstance(created, nn.Module):
         raise TypeError(f"block must create an nn.Module from a number of channels, got {created!r}")
-    created.to(device=parameter.device, dtype=parameter.dtype)
-    with evaluating(created), torch.no_grad():
-        output = created(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
+    created.to(like)
+    with torch.no_grad():
+        output = evaluation_view(created)(like.new_zeros(shape))
     if output.shape != shape:
         raise ValueError(
             f"block: {type(created).__name__} turns {tuple(shape)} into {tuple(output.shape)} after {location!r}; "
             "only blocks that keep the shape can be inserted"
         )
-    return Insertion(location, created.train(model.training), *shape[1:])
+    return Insertion(location, created.train(training), *shape[1:])

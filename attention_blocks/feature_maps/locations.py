@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view, module_view
+from attention_blocks.feature_maps.with_attention import WithAttention, network_parts, original_parts
 
 Location = int | str | type[nn.Module]
 Example = Tensor | Sequence[Tensor]
@@ -30,24 +31,27 @@ class FeatureMaps(NamedTuple):
         outputs: for each module, by name, the shapes (B, C, H, W) of its outputs, one per call; in the order in which
             the modules finish.
         inputs: for each module, by name, the shape of its first input.
+        like: for each module, by name, an empty tensor with the dtype and the device of its output.
         channels_last: names of the modules whose outputs are (B, H, W, C).
+        attended: names of the modules after which inserted attention was called.
     """
 
     image: torch.Size
     outputs: dict[str, list[torch.Size]]
     inputs: dict[str, torch.Size]
+    like: dict[str, Tensor]
     channels_last: set[str]
+    attended: set[str]
 
 
-def find_feature_maps(
-    model: nn.Module, example: Example | None, is_original: Callable[[nn.Module], bool]
-) -> FeatureMaps:
+def find_feature_maps(model: nn.Module, example: Example | None) -> FeatureMaps:
     """Runs a network once without side effects and records the shapes of its feature maps.
+
+    Modules have their names in the network without inserted attention, and their outputs are those before it.
 
     Args:
         model: any network.
         example: inputs to run it on; defaults to zeros.
-        is_original: whether a module belongs to the network itself, rather than to inserted attention.
 
     Raises:
         ValueError: the network does not run.
@@ -55,7 +59,7 @@ def find_feature_maps(
     failure: Exception | None = None
     for inputs in _examples(model) if example is None else [(example,) if isinstance(example, Tensor) else example]:
         try:
-            return _record(model, inputs, is_original)
+            return _record(model, inputs)
         except Exception as error:
             failure = error
     source = "example" if example is not None else f"model (tried images of {_SIDES_TRIED} pixels; pass an example)"
@@ -73,11 +77,11 @@ def _examples(model: nn.Module) -> Iterator[Sequence[Tensor]]:
         yield (torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device),)
 
 
-def _record(model: nn.Module, inputs: Sequence[Tensor], is_original: Callable[[nn.Module], bool]) -> FeatureMaps:
+def _record(model: nn.Module, inputs: Sequence[Tensor]) -> FeatureMaps:
     image = next((x.shape for x in inputs if x.ndim == 4), None)
     if image is None:
         raise ValueError(f"no images, (B, C, H, W), among inputs of {[tuple(x.shape) for x in inputs]}")
-    maps = FeatureMaps(image, {}, {}, set())
+    maps = FeatureMaps(image, {}, {}, {}, set(), set())
 
     def record(name: str, module: nn.Module, arguments: tuple[object, ...], output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
@@ -85,15 +89,26 @@ def _record(model: nn.Module, inputs: Sequence[Tensor], is_original: Callable[[n
                 maps.channels_last.add(name)
                 return
             maps.outputs.setdefault(name, []).append(output.shape)
+            maps.like[name] = output.new_empty(0)
             if arguments and isinstance(arguments[0], Tensor) and arguments[0].ndim == 4:
                 maps.inputs.setdefault(name, arguments[0].shape)
 
-    original = [(name, module) for name, module in model.named_modules() if name and is_original(module)]
-    handles = [module.register_forward_hook(partial(record, name)) for name, module in original]
+    def record_attention(name: str, *call: object) -> None:
+        maps.attended.add(name)
+
+    # A view of its own, also of a model in evaluation mode, so that no other call of the model is recorded.
+    view = module_view(evaluation_view(model))
+    handles = []
+    for name, part in network_parts(view):
+        if isinstance(part, WithAttention):
+            handles.append(part.attention.register_forward_hook(partial(record_attention, name)))
+        elif name:
+            handles.append(part.register_forward_hook(partial(record, name)))
     try:
-        with evaluating(model), torch.no_grad():
-            model(*inputs)
+        with torch.no_grad():
+            view(*inputs)
     finally:
+        # Of the few modules that a view shares with the model, such as metrics.
         for handle in handles:
             handle.remove()
     return maps
@@ -121,12 +136,13 @@ def matching(location: Location, model: nn.Module, maps: FeatureMaps) -> list[st
         ValueError: it selects none.
         TypeError: it is neither a name nor a type nor a number.
     """
+    parts = dict(original_parts(model))
     if isinstance(location, type):
-        found = [name for name in maps.outputs if isinstance(model.get_submodule(name), location)]
-        near = sorted({type(model.get_submodule(name)).__name__ for name in maps.outputs})
-        last = [name for name in maps.channels_last if isinstance(model.get_submodule(name), location)]
+        found = [name for name in maps.outputs if isinstance(parts[name], location)]
+        near = sorted({type(parts[name]).__name__ for name in maps.outputs})
+        last = [name for name in maps.channels_last if isinstance(parts[name], location)]
     elif isinstance(location, int) and not isinstance(location, bool):
-        found = _stage_end(location, model, maps)
+        found = _stage_end(location, parts, maps)
         near = sorted({str(round(maps.image[2] / shapes[-1][2])) for shapes in maps.outputs.values()}, key=int)
         last = [] if maps.outputs else sorted(maps.channels_last)
     elif isinstance(location, str):
@@ -150,7 +166,7 @@ def _fits(name: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-def _stage_end(stride: int, model: nn.Module, maps: FeatureMaps) -> list[str]:
+def _stage_end(stride: int, parts: Mapping[str, nn.Module], maps: FeatureMaps) -> list[str]:
     """Last module of the stage whose feature maps are ``stride`` times smaller than the image.
 
     Global pooling is not a stage, though on small images its output is as small as the last stage's.
@@ -164,9 +180,9 @@ def _stage_end(stride: int, model: nn.Module, maps: FeatureMaps) -> list[str]:
     found = [
         name
         for name, deviation in deviations.items()
-        if deviation == smallest and "Adaptive" not in type(model.get_submodule(name)).__name__
+        if deviation == smallest and "Adaptive" not in type(parts[name]).__name__
     ]
-    return [name for name in found if not _starts_downsampling(name, model, maps)][-1:] or found[-1:]
+    return [name for name in found if not _starts_downsampling(name, parts, maps)][-1:] or found[-1:]
 
 
 def _deviation(shape: torch.Size, image: torch.Size, stride: int) -> float:
@@ -176,16 +192,16 @@ def _deviation(shape: torch.Size, image: torch.Size, stride: int) -> float:
     return max(abs(math.log2(whole / side / stride)) for side, whole in zip(shape[2:], image[2:], strict=True))
 
 
-def _starts_downsampling(name: str, model: nn.Module, maps: FeatureMaps) -> bool:
+def _starts_downsampling(name: str, parts: Mapping[str, nn.Module], maps: FeatureMaps) -> bool:
     """Whether a module belongs to the start of a module that downsamples its input.
 
     A stage or block in a plain sequence does not, though the sequence as a whole downsamples.
     """
-    size, parts = maps.outputs[name][-1][2:], name.split(".")
-    for depth in range(1, len(parts)):
-        parent, child = ".".join(parts[:depth]), ".".join(parts[: depth + 1])
+    size, path = maps.outputs[name][-1][2:], name.split(".")
+    for depth in range(1, len(path)):
+        parent, child = ".".join(path[:depth]), ".".join(path[: depth + 1])
         if parent in maps.inputs and maps.inputs[parent][2:] == size and maps.outputs[parent][-1][2] < size[0]:
-            in_sequence = type(model.get_submodule(parent)) is nn.Sequential
-            if not (in_sequence and any(True for _ in model.get_submodule(child).children())):
+            in_sequence = type(parts[parent]) is nn.Sequential
+            if not (in_sequence and any(True for _ in parts[child].children())):
                 return True
     return False

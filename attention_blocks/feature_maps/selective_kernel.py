@@ -14,6 +14,7 @@ from attention_blocks.feature_maps.feature_map_attention import (
     check_map,
 )
 from attention_blocks.feature_maps.pooling import mean_of
+from attention_blocks.normalised import normalised
 
 
 class SelectiveKernel(FeatureMapAttention):
@@ -135,17 +136,18 @@ class SelectiveKernel(FeatureMapAttention):
         """
         check_map(x, self.channels)
         paths = self._split(x)
-        weighted = [path * weight for path, weight in zip(paths, self._select(paths).unbind(1), strict=True)]
+        gate = self._select(paths)  # (B, paths, out, 1, 1)
+        weighted = [path * gate[:, index] for index, path in enumerate(paths)]
         return sum(weighted[1:], weighted[0])
 
     def _split(self, x: Tensor) -> list[Tensor]:
         parts = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
-        return [path(part) for path, part in zip(self.paths, parts, strict=True)]
+        return [normalised(path, parts[index]) for index, path in enumerate(self.paths)]
 
     def _select(self, paths: list[Tensor]) -> Tensor:
         # The mean of a sum is the sum of the means, which saves adding the feature maps.
         squeezed = sum((mean_of(path, (2, 3)) for path in paths[1:]), mean_of(paths[0], (2, 3))).flatten(1)  # (B, out)
-        scores = self.up_proj(self.activation(self.norm(self.down_proj(squeezed))))  # (B, paths * out)
+        scores = self.up_proj(self.activation(normalised(self.norm, self.down_proj(squeezed))))  # (B, paths * out)
         return scores.unflatten(1, (len(paths), -1)).softmax(dim=1)[..., None, None].to(paths[0].dtype)
 
 
@@ -162,4 +164,4 @@ def _path(channels: int, out_channels: int, kernel_size: int, stride: int, group
         groups=groups,
         bias=False,
     )
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())

@@ -59,7 +59,12 @@ class SelfAttention2d(FeatureMapAttention):
                 )
         self.key_pool = key_pool
         self.attention = MultiHeadAttention(channels, num_heads=num_heads, head_dim=head_dim)
-        self.scale = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the scale to zero."""
+        nn.init.zeros_(self.scale)
 
     def gate(self, x: Tensor) -> Tensor:
         """Attention that each location receives, (B, 1, H, W), with mean 1; for plots, in memory quadratic in H · W."""

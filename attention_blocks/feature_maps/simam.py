@@ -7,6 +7,7 @@ from torch import Tensor
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention
 from attention_blocks.feature_maps.pooling import mean_of
+from attention_blocks.kernels import leaf
 
 
 class SimAM(FeatureMapAttention):
@@ -44,9 +45,14 @@ class SimAM(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), between σ(1/2) and 1."""
-        # In half precision the squares of a wide map overflow.
-        wide = x if x.dtype == torch.float64 else x.float()
-        distance = (wide - mean_of(wide, (2, 3))).square()  # (B, C, H, W)
-        count = x.size(2) * x.size(3)
-        variance = mean_of(distance, (2, 3)) * (count / max(count - 1, 1))  # unbiased, (B, C, 1, 1)
-        return (distance / (4 * (variance + self.variance_floor)) + 0.5).sigmoid().to(x.dtype)
+        return _gate(x, self.variance_floor)
+
+
+@leaf
+def _gate(x: Tensor, variance_floor: float) -> Tensor:
+    # In half precision the squares of a wide map overflow.
+    wide = x if x.dtype == torch.float64 else x.float()
+    distance = (wide - mean_of(wide, (2, 3))).square()  # (B, C, H, W)
+    count = x.size(2) * x.size(3)
+    variance = mean_of(distance, (2, 3)) * (count / max(count - 1, 1))  # unbiased, (B, C, 1, 1)
+    return (distance / (4 * (variance + variance_floor)) + 0.5).sigmoid().to(x.dtype)

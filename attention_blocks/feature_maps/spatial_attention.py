@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, check_kernel_size
 from attention_blocks.feature_maps.pooling import mean_of
+from attention_blocks.normalised import normalised
 
 
 class SpatialAttention(FeatureMapAttention):
@@ -52,7 +53,7 @@ class SpatialAttention(FeatureMapAttention):
     def gate(self, x: Tensor) -> Tensor:
         """(B, 1, H, W), one value per location."""
         pooled = torch.cat([x.amax(1, keepdim=True), mean_of(x, 1)], dim=1)  # (B, 2, H, W)
-        return self.norm(self.conv(pooled)).sigmoid()
+        return normalised(self.norm, self.conv(pooled)).sigmoid()
 
     def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
         """Swaps input channels: timm's convolution reads (mean, max), the authors' and this one (max, mean)."""

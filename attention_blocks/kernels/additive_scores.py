@@ -8,56 +8,46 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attention_blocks.kernels.eager import is_transformed
-from attention_blocks.kernels.unrolled import SumTape, is_shared, shared_sum
+from attention_blocks.kernels.fast_paths import uses_fast_paths
+from attention_blocks.kernels.leaf import leaf
 
 # Size of the part of the hidden layer that is computed at a time: on CPUs 1 MiB of float32, which fits their caches.
 CPU_CHUNK, CHUNK = 2**18, 2**26
 
 
-def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """Scores v · tanh(q + k) of every query with every key, computed in parts.
+@leaf
+def additive_scores(query: Tensor, key: Tensor, weight: Tensor, *, in_parts: bool = True) -> Tensor:
+    """Scores v · tanh(q + k) of every query with every key.
 
-    The hidden layer of all pairs has B * T_q * T_k * hidden_dim entries; here parts of it are computed, used and
-    overwritten, and computed again for the gradients. Inside :func:`unrolled` the steps accumulate one gradient of the
-    keys. Gradients of gradients, ``torch.compile``, ``torch.export`` and ``torch.func`` see torch's own operations.
+    The hidden layer of all pairs has B * T_q * T_k * hidden_dim entries. In parts, it is computed, used and
+    overwritten, and computed again for the gradients. Compiled code and subclasses of tensors see it computed at once.
 
     Args:
         query: (B, T_q, hidden_dim).
         key: (B, T_k, hidden_dim).
-        weight: v, (1, hidden_dim).
+        weight: v, (hidden_dim,).
+        in_parts: compute the hidden layer in parts rather than at once.
 
     Returns:
         (B, T_q, T_k).
 
     Example:
-        >>> query, key, weight = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(1, 8)
-        >>> torch.allclose(additive_scores(query, key, weight), plain_scores(query, key, weight), atol=1e-6)
+        >>> query, key, weight = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(8)
+        >>> found, expected = (additive_scores(query, key, weight, in_parts=parts) for parts in (True, False))
+        >>> torch.allclose(found, expected, atol=1e-6)
         True
     """
-    if query.dtype != key.dtype or query.size(0) != key.size(0) or is_transformed(query):
-        return plain_scores(query, key, weight)
-    tape = None
-    if is_shared(key, query):
-        key, tape = shared_sum(key)
+    in_parts = in_parts and uses_fast_paths() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    if not in_parts or query.dtype != key.dtype or type(query) is not Tensor:
+        return _at_once(query, key, weight)
     with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
-        scores: Tensor = _AdditiveScores.apply(query, key, weight, tape)
+        scores: Tensor = _AdditiveScores.apply(query, key, weight)
     return scores
 
 
-def plain_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """:func:`additive_scores` computed at once, with torch's own operations.
-
-    Args:
-        query: (B, T_q, hidden_dim).
-        key: (B, T_k, hidden_dim).
-        weight: v, (1, hidden_dim).
-
-    Returns:
-        (B, T_q, T_k).
-    """
-    hidden = torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))  # (B, T_q, T_k, hidden_dim)
-    return torch.nn.functional.linear(hidden, weight).squeeze(-1)
+def _at_once(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    hidden = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))  # (…, T_q, T_k, hidden_dim)
+    return torch.nn.functional.linear(hidden, weight.unsqueeze(-2)).squeeze(-1)
 
 
 def _hidden_dtype(query: Tensor) -> torch.dtype:
@@ -87,34 +77,56 @@ def _hidden(query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
 
 
 class _AdditiveScores(Function):
+    """Transforms of ``torch.func`` and gradients of gradients use the formulas of the hidden layer at once."""
+
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, weight: Tensor, tape: SumTape | None) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(query, key, weight)
-        ctx.tape = tape
+    def forward(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
         buffer, parts = _parts(query, key)
-        vector = weight[0].to(buffer.dtype)  # (hidden_dim,)
+        vector = weight.to(buffer.dtype).unsqueeze(1)  # (hidden_dim, 1)
         scores = buffer.new_empty(*query.shape[:2], key.size(1))  # (B, T_q, T_k)
         for rows, columns in parts:
-            scores[rows, columns] = _hidden(query[rows, columns], key[rows], buffer) @ vector
+            scores[rows, columns] = _hidden(query[rows, columns], key[rows], buffer).matmul(vector).squeeze(-1)
         return scores
 
     @staticmethod
-    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        inputs = query, key, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for gradients of gradients
-            wanted = [each for each, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-            scores = plain_scores(query, key, weight.to(query.dtype))
-            found = iter(torch.autograd.grad(scores, wanted, grad_scores.to(scores.dtype), create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None
-        buffer, parts = _parts(query, key)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ANN401
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:  # noqa: ANN401
+        sample = [x[None] if axis is None else x.movedim(axis, 0) for x, axis in zip(inputs, in_dims, strict=True)]
+        query, key, weight = sample  # (S or 1, …)
+        hidden = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))  # (S, B, T_q, T_k, hidden_dim)
+        return (hidden * weight[:, None, None, None]).sum(-1), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # noqa: ANN401
+        query, key, weight = ctx.saved_tensors
+        hidden = torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))  # (B, T_q, T_k, hidden_dim)
+        pairs = zip(ctx.saved_tensors, tangents, strict=True)
+        query_t, key_t, weight_t = (torch.zeros_like(x) if t is None else t for x, t in pairs)
+        inner_t = (query_t.unsqueeze(2) + key_t.unsqueeze(1)) * (1 - hidden.square())
+        return (inner_t * weight + hidden * weight_t).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        query, key, weight = ctx.saved_tensors
         wide = torch.promote_types(query.dtype, torch.float32)
+        if torch.is_grad_enabled():  # for gradients of gradients
+            hidden = torch.tanh(query.to(wide).unsqueeze(2) + key.to(wide).unsqueeze(1))  # (B, T_q, T_k, hidden_dim)
+            grads = grad_scores.to(wide).unsqueeze(-1)  # (B, T_q, T_k, 1)
+            slope = grads * weight * (1 - hidden.square())  # (B, T_q, T_k, hidden_dim)
+            grad_weight = (grads * hidden).sum((0, 1, 2))  # (hidden_dim,)
+            return slope.sum(2).to(query.dtype), slope.sum(1).to(key.dtype), grad_weight.to(weight.dtype)
+        buffer, parts = _parts(query, key)
         grad_query = torch.empty_like(query, dtype=wide)  # (B, T_q, hidden_dim)
-        grad_key = torch.zeros_like(key, dtype=wide) if ctx.tape is None else ctx.tape.sum(key)  # (B, T_k, hidden_dim)
-        grad_weight, vector = torch.zeros_like(weight, dtype=wide), weight.to(wide)  # (1, hidden_dim)
+        grad_key = torch.zeros_like(key, dtype=wide)  # (B, T_k, hidden_dim)
+        grad_weight, vector = torch.zeros_like(weight, dtype=wide), weight.to(wide)  # (hidden_dim,)
         for rows, columns in parts:
             hidden = _hidden(query[rows, columns], key[rows], buffer)  # (b, t_q, T_k, hidden_dim)
             grad_part = grad_scores[rows, columns].to(buffer.dtype)  # (b, t_q, T_k)
-            grad_weight += grad_part.reshape(1, -1) @ hidden.reshape(-1, hidden.size(-1))
+            grad_weight += grad_part.flatten() @ hidden.flatten(0, 2)
             # In place: the gradient of each score times the slope of tanh.
             above = grad_part.unsqueeze(-1).expand_as(hidden)
             torch.ops.aten.tanh_backward.grad_input(above, hidden, grad_input=hidden)
@@ -123,9 +135,4 @@ class _AdditiveScores(Function):
             summed = hidden.squeeze(1) if single else hidden.sum(dim=1, dtype=wide)  # (b, T_k, hidden_dim)
             grad_key[rows].addcmul_(summed, vector)
         grad_query *= vector
-        return (
-            grad_query.to(query.dtype),
-            grad_key.to(key.dtype) if ctx.tape is None else None,
-            grad_weight.to(weight.dtype),
-            None,
-        )
+        return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_weight.to(weight.dtype)

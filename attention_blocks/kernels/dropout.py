@@ -6,17 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.kernels.eager import is_transformed
+from attention_blocks.kernels.fast_paths import uses_fast_paths
+from attention_blocks.kernels.leaf import leaf
 
 # Probabilities are rounded to multiples of 1/2^16; kept entries are scaled by the rounded probability.
 _LEVELS = 2**16
 
 
+@leaf
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """``F.dropout(x, p, training)`` with a faster mask on CPUs.
 
     On CPUs four entries share 64 random bits, and ``p`` is rounded to a multiple of 1/65,536; the mean is kept exactly.
-    The same seed drops the same entries. ``torch.compile``, ``torch.export`` and ``torch.func`` see ``F.dropout``.
+    The same seed drops the same entries. ``torch.compile`` and ``torch.export`` see ``F.dropout``.
 
     Args:
         x: any shape.
@@ -33,12 +35,10 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """
     if not training or not p:
         return x
-    if x.device.type != "cpu" or is_transformed(x):
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not uses_fast_paths():
         return F.dropout(x, p)
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    # Drawn as torch.vmap's randomness asks for: the same for all samples, or different ones.
+    bits = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), dtype=torch.int64, device=x.device)
     bits = bits.view(torch.int16)[: x.numel()].view(x.shape)
-    # The comparison writes ones and zeros in the dtype of x, which saves a pass over booleans.
-    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    torch.ge(bits, dropped - _LEVELS // 2, out=kept)
-    return x * kept.mul_(_LEVELS / (_LEVELS - dropped))
+    return x * (bits >= dropped - _LEVELS // 2).to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 def alibi_slopes(num_heads: int) -> list[float]:
     """Slopes of the heads, as chosen by Press et al.
@@ -58,30 +60,35 @@ class ALiBi(nn.Module):
                  [-0.0039, -0.0000, -0.0039]]])
     """
 
-    slopes: Tensor
-
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         if num_heads < 1:
             raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
-        self.register_buffer("slopes", torch.tensor(alibi_slopes(num_heads)), persistent=False)
+        self.num_heads = num_heads
 
-    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
+    def forward(
+        self, query_length: int, key_length: int, *, offset: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
         """Bias to add to the scores.
 
         Args:
             query_length: T_q.
             key_length: T_k.
             offset: position of the first query; the first key is at position 0.
+            device: device of the bias.
 
         Returns:
-            (N, T_q, T_k), in float32 or wider.
+            (N, T_q, T_k), in float32.
         """
-        queries = torch.arange(query_length, device=self.slopes.device) + offset  # (T_q,)
-        keys = torch.arange(key_length, device=self.slopes.device)  # (T_k,)
-        slopes = self.slopes.to(torch.promote_types(self.slopes.dtype, torch.float32))
-        return -slopes[:, None, None] * (queries[:, None] - keys).abs()  # (N, T_q, T_k)
+        return _bias(self.num_heads, query_length, key_length, offset, device)
 
     def extra_repr(self) -> str:
         """Shows the number of heads in the printed module."""
-        return f"num_heads={self.slopes.size(0)}"
+        return f"num_heads={self.num_heads}"
+
+
+@leaf
+def _bias(num_heads: int, queries: int, keys: int, offset: int, device: torch.device | str | None) -> Tensor:
+    slopes = torch.tensor(alibi_slopes(num_heads), device=device)  # (N,)
+    ahead = torch.arange(keys, device=device) - (torch.arange(queries, device=device) + offset)[:, None]  # (T_q, T_k)
+    return -slopes[:, None, None] * ahead.abs()  # (N, T_q, T_k)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 class LearnedPosition(nn.Module):
     """Adds a learned vector to each position of a sequence.
@@ -57,17 +59,23 @@ class LearnedPosition(nn.Module):
         Raises:
             ValueError: a position lies outside the table, or the features of ``x`` are not ``dim``.
         """
-        max_length, dim = self.table.shape
-        if x.size(-1) != dim:
-            raise ValueError(f"x must have shape (B, T, {dim}), as dim={dim} was given; got {tuple(x.shape)}")
-        end = offset + x.size(-2)
-        if offset < 0 or end > max_length:
-            raise ValueError(
-                f"x needs positions {offset} to {end - 1}, but max_length={max_length} has positions 0 to "
-                f"{max_length - 1} only; shorten x or raise max_length"
-            )
-        return x + self.table[offset:end]
+        return x + _vectors(x, self.table, offset)
 
     def extra_repr(self) -> str:
         """Shows the sizes in the printed module."""
         return f"{self.table.size(1)}, max_length={self.table.size(0)}"
+
+
+@leaf
+def _vectors(x: Tensor, table: Tensor, offset: int) -> Tensor:
+    """Vectors of the positions of a sequence, (T, D)."""
+    max_length, dim = table.shape
+    if x.size(-1) != dim:
+        raise ValueError(f"x must have shape (B, T, {dim}), as dim={dim} was given; got {tuple(x.shape)}")
+    end = offset + x.size(-2)
+    if offset < 0 or end > max_length:
+        raise ValueError(
+            f"x needs positions {offset} to {end - 1}, but max_length={max_length} has positions 0 to {max_length - 1} "
+            "only; shorten x or raise max_length"
+        )
+    return table[offset:end]

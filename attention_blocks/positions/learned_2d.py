@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
+# Whether a call is exported; before torch 2.7, whether it is exported or compiled.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 
 def resample_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resamples a table of positions to another grid: bicubic, antialiased, in float32 or wider.
@@ -83,11 +88,7 @@ class LearnedPosition2d(nn.Module):
         Raises:
             ValueError: ``x`` is not (B, H, W, dim).
         """
-        dim = self.table.size(2)
-        if x.ndim != 4 or x.size(3) != dim:
-            raise ValueError(f"x must have shape (B, H, W, {dim}), features last, got {tuple(x.shape)}")
-        grid = (x.size(1), x.size(2))
-        return x + (self.table if grid == self.grid else resample_table(self.table, grid))
+        return x + _vectors(x, self.table)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         loaded = state_dict.get(f"{prefix}table")
@@ -99,3 +100,16 @@ class LearnedPosition2d(nn.Module):
     def extra_repr(self) -> str:
         """Shows the sizes in the printed module."""
         return f"{self.table.size(2)}, grid={self.grid}"
+
+
+@leaf
+def _vectors(x: Tensor, table: Tensor) -> Tensor:
+    """Vectors of the locations of a feature map, (H, W, D)."""
+    rows, columns, dim = table.shape
+    if x.ndim != 4 or x.size(3) != dim:
+        raise ValueError(f"x must have shape (B, H, W, {dim}), features last, got {tuple(x.shape)}")
+    # A comparison would make an exported program refuse either the table's grid or all others. For its own grid, the
+    # resampled table is the same.
+    if not _is_exporting() and (x.size(1), x.size(2)) == (rows, columns):
+        return table
+    return resample_table(table, (x.size(1), x.size(2)))

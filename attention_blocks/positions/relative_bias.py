@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 def bucket_edges(num_buckets: int, max_distance: int) -> list[int]:
     """Smallest distance in each bucket except the first, which starts at 0.
@@ -67,8 +69,6 @@ class RelativePositionBias(nn.Module):
         torch.Size([8, 3, 5])
     """
 
-    edges: Tensor
-
     def __init__(
         self, num_heads: int, *, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
     ) -> None:
@@ -87,7 +87,7 @@ class RelativePositionBias(nn.Module):
         self.bidirectional = bidirectional
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.empty(num_buckets, num_heads))
-        self.register_buffer("edges", torch.tensor(bucket_edges(one_way, max_distance)), persistent=False)
+        self.edges = bucket_edges(one_way, max_distance)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -98,26 +98,34 @@ class RelativePositionBias(nn.Module):
         """Names of the parameters that an optimiser should not decay: the table."""
         return {"table"}
 
-    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
+    def forward(
+        self, query_length: int, key_length: int, *, offset: int = 0, device: torch.device | str | None = None
+    ) -> Tensor:
         """Bias to add to the scores.
 
         Args:
             query_length: T_q.
             key_length: T_k.
             offset: position of the first query; the first key is at position 0.
+            device: ignored; the bias is on the table's device.
 
         Returns:
             (N, T_q, T_k).
         """
-        queries = torch.arange(query_length, device=self.table.device) + offset  # (T_q,)
-        ahead = torch.arange(key_length, device=self.table.device) - queries[:, None]  # (T_q, T_k)
-        distance = ahead.abs() if self.bidirectional else (-ahead).clamp(min=0)
-        bucket = torch.bucketize(distance, self.edges, right=True)
-        if self.bidirectional:
-            bucket = bucket + (ahead > 0) * (self.table.size(0) // 2)
-        return self.table[bucket].permute(2, 0, 1)  # (N, T_q, T_k)
+        return _bias(self.table, self.edges, self.bidirectional, query_length, key_length, offset)
 
     def extra_repr(self) -> str:
         """Shows the sizes in the printed module."""
         buckets, heads = self.table.shape
         return f"{heads}, num_buckets={buckets}, max_distance={self.max_distance}, bidirectional={self.bidirectional}"
+
+
+@leaf
+def _bias(table: Tensor, edges: list[int], bidirectional: bool, queries: int, keys: int, offset: int) -> Tensor:
+    device = table.device
+    ahead = torch.arange(keys, device=device) - (torch.arange(queries, device=device) + offset)[:, None]  # (T_q, T_k)
+    distance = ahead.abs() if bidirectional else (-ahead).clamp(min=0)
+    bucket = torch.bucketize(distance, torch.tensor(edges, device=device), right=True)
+    if bidirectional:
+        bucket = bucket + (ahead > 0) * (table.size(0) // 2)
+    return table[bucket].permute(2, 0, 1)  # (N, T_q, T_k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
 from attention_blocks.positions.sinusoidal import angles
 
 
@@ -62,13 +63,18 @@ class RotaryPosition(nn.Module):
         Raises:
             ValueError: the features of ``x`` are not ``head_dim``.
         """
-        if x.size(-1) != self.head_dim:
-            raise ValueError(f"x must have shape (B, N, T, {self.head_dim}), got {tuple(x.shape)}")
-        angle = angles(x.size(-2), self.head_dim // 2, base=self.base, like=x, offset=offset)  # (T, head_dim / 2)
-        cos, sin = angle.cos(), angle.sin()
-        first, second = x.chunk(2, dim=-1)  # (B, N, T, head_dim / 2) each
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+        return _rotated(x, self.head_dim, self.base, offset)
 
     def extra_repr(self) -> str:
         """Shows the size in the printed module."""
         return f"{self.head_dim}, base={self.base:g}"
+
+
+@leaf
+def _rotated(x: Tensor, head_dim: int, base: float, offset: int) -> Tensor:
+    if x.size(-1) != head_dim:
+        raise ValueError(f"x must have shape (B, N, T, {head_dim}), got {tuple(x.shape)}")
+    angle = angles(x.size(-2), head_dim // 2, base=base, like=x, offset=offset)  # (T, head_dim / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x.chunk(2, dim=-1)  # (B, N, T, head_dim / 2) each
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

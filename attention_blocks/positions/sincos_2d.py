@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
 from attention_blocks.positions.sinusoidal import angles
 
 
@@ -56,13 +57,19 @@ class SinCosPosition2d(nn.Module):
         Raises:
             ValueError: ``x`` is not (B, H, W, dim).
         """
-        if x.ndim != 4 or x.size(3) != self.dim:
-            raise ValueError(f"x must have shape (B, H, W, {self.dim}), features last, got {tuple(x.shape)}")
-        height, width = x.size(1), x.size(2)
-        columns = angles(width, self.dim // 4, base=self.base, like=x).expand(height, -1, -1)  # (H, W, D / 4)
-        rows = angles(height, self.dim // 4, base=self.base, like=x)[:, None].expand(-1, width, -1)  # (H, W, D / 4)
-        return x + torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1).to(x.dtype)
+        return x + _waves(x, self.dim, self.base)
 
     def extra_repr(self) -> str:
         """Shows the size in the printed module."""
         return f"{self.dim}, base={self.base:g}"
+
+
+@leaf
+def _waves(x: Tensor, dim: int, base: float) -> Tensor:
+    """Encodings of the locations of a feature map, (H, W, D)."""
+    if x.ndim != 4 or x.size(3) != dim:
+        raise ValueError(f"x must have shape (B, H, W, {dim}), features last, got {tuple(x.shape)}")
+    height, width = x.size(1), x.size(2)
+    columns = angles(width, dim // 4, base=base, like=x).expand(height, -1, -1)  # (H, W, D / 4)
+    rows = angles(height, dim // 4, base=base, like=x)[:, None].expand(-1, width, -1)  # (H, W, D / 4)
+    return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1).to(x.dtype)

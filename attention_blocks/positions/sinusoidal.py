@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 def angles(length: int, frequencies: int, *, base: float, like: Tensor, offset: int = 0) -> Tensor:
     """Angle of each wave at each position, ``position / base^(i / frequencies)`` in radians.
@@ -78,13 +80,18 @@ class SinusoidalPosition(nn.Module):
         Raises:
             ValueError: the features of ``x`` are not ``dim``.
         """
-        if x.size(-1) != self.dim:
-            raise ValueError(f"x must have shape (B, T, {self.dim}), as dim={self.dim} was given; got {tuple(x.shape)}")
-        waves = angles(x.size(-2), self.dim // 2, base=self.base, like=x, offset=offset)  # (T, D / 2)
-        if self.interleaved:
-            return x + torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(-2).to(x.dtype)
-        return x + torch.cat([waves.sin(), waves.cos()], dim=-1).to(x.dtype)
+        return x + _waves(x, self.dim, self.base, self.interleaved, offset)
 
     def extra_repr(self) -> str:
         """Shows the size in the printed module."""
         return f"{self.dim}, base={self.base:g}"
+
+
+@leaf
+def _waves(x: Tensor, dim: int, base: float, interleaved: bool, offset: int) -> Tensor:
+    """Encodings of the positions of a sequence, (T, D)."""
+    if x.size(-1) != dim:
+        raise ValueError(f"x must have shape (B, T, {dim}), as dim={dim} was given; got {tuple(x.shape)}")
+    waves = angles(x.size(-2), dim // 2, base=base, like=x, offset=offset)  # (T, D / 2)
+    parts = [waves.sin(), waves.cos()]
+    return (torch.stack(parts, dim=-1).flatten(-2) if interleaved else torch.cat(parts, dim=-1)).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from attention_blocks.sequence.additive import AdditiveAttention
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.cache import Cache
+from attention_blocks.sequence.cache import Cache, Past
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.dot_product import DotProductAttention
 from attention_blocks.sequence.luong import LuongAttention
@@ -23,6 +23,7 @@ __all__ = [
     "MaskedSelfAttention",
     "Memory",
     "MultiHeadAttention",
+    "Past",
     "SelfAttention",
     "causal_mask",
     "dot_product_attention",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear, additive_scores, is_shared, plain_scores, product
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.masks import check_mask
+from attention_blocks.kernels import additive_scores
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, check_attend, check_project
 from attention_blocks.sequence.scores import masked_softmax
 
 
@@ -18,13 +18,15 @@ class AdditiveAttention(Attention):
         score(q, k) = v · tanh(W q + U k)
 
     ``U k`` is computed once per sequence, in :meth:`project`. Without weights the hidden layer is computed in parts,
-    see :func:`~attention_blocks.kernels.additive_scores`; with weights it is held in memory, except in training inside
-    :func:`~attention_blocks.kernels.unrolled`.
+    see :func:`~attention_blocks.kernels.additive_scores`; with weights it is held in memory.
 
     Args:
         query_dim: D_q.
         key_dim: D_k; defaults to ``query_dim``.
         hidden_dim: size of the hidden layer; defaults to ``query_dim``.
+
+    Attributes:
+        score_weight: v, (hidden_dim,).
 
     Raises:
         ValueError: a size is not positive.
@@ -45,9 +47,15 @@ class AdditiveAttention(Attention):
         hidden_dim = query_dim if hidden_dim is None else hidden_dim
         if hidden_dim < 1:
             raise ValueError(f"hidden_dim must be a positive feature size, got {hidden_dim}")
-        self.query_proj = Linear(query_dim, hidden_dim, bias=False)
-        self.key_proj = Linear(self.key_dim, hidden_dim, bias=False)
-        self.score_proj = Linear(hidden_dim, 1, bias=False)
+        self.query_proj = nn.Linear(query_dim, hidden_dim, bias=False)
+        self.key_proj = nn.Linear(self.key_dim, hidden_dim, bias=False)
+        self.score_weight = nn.Parameter(torch.empty(hidden_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws v uniformly, with the bounds of a linear layer from the hidden layer to one score."""
+        bound = self.score_weight.numel() ** -0.5
+        nn.init.uniform_(self.score_weight, -bound, bound)
 
     @property
     def uses_positions(self) -> bool:
@@ -56,6 +64,7 @@ class AdditiveAttention(Attention):
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys projected to the hidden layer, (B, T_k, hidden_dim); see :meth:`Attention.project`."""
+        check_project(key, value, self.key_dim)
         return Memory(self.key_proj(key), key if value is None else value)
 
     def attend(
@@ -68,9 +77,8 @@ class AdditiveAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_attend(query, memory, mask, self.query_dim)
         query = self.query_proj(query)  # (B, T_q, hidden_dim)
-        score = plain_scores if need_weights and not is_shared(memory.key, query) else additive_scores
-        weights = masked_softmax(score(query, memory.key, self.score_proj.weight), mask)  # (B, T_q, T_k)
-        context = product(weights.to(memory.value.dtype), memory.value)
-        return AttentionOutput(context, weights if need_weights else None)
+        scores = additive_scores(query, memory.key, self.score_weight, in_parts=not need_weights)  # (B, T_q, T_k)
+        weights = masked_softmax(scores, mask)
+        return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)

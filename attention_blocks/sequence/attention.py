@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
 from attention_blocks.sequence.masks import check_mask, check_polarity
 
 
@@ -109,6 +110,9 @@ class Attention(nn.Module):
             key: (B, T_k, D_k).
             value: (B, T_k, D_v); defaults to ``key``.
             offset: position of the first key in its sequence, for blocks that use positions.
+
+        Raises:
+            ValueError: a shape does not fit.
         """
         raise NotImplementedError(f"{type(self).__name__} must define project(key, value=None, *, offset=0)")
 
@@ -168,11 +172,11 @@ class Attention(nn.Module):
             As :meth:`attend`, with K in place of T_q.
         """
         if query.size(1) == 1 or not self.uses_positions:
-            return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
-        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
-        masks = [mask] * query.size(1) if mask is None or mask.size(1) == 1 else torch.split(mask, 1, dim=1)
+            return self(query, memory, mask=mask, need_weights=need_weights, offset=offset)
+        mask = check_attend(query, memory, mask, self.query_dim, getattr(self, "num_heads", None))
+        masks = [mask] * query.size(1) if mask is None or mask.size(-2) == 1 else torch.split(mask, 1, dim=-2)
         outputs = [
-            self.attend(one, memory, one_mask, need_weights=need_weights, offset=offset)
+            self(one, memory, mask=one_mask, need_weights=need_weights, offset=offset)
             for one, one_mask in zip(torch.split(query, 1, dim=1), masks, strict=True)
         ]
         weights = [output.weights for output in outputs if output.weights is not None]
@@ -182,33 +186,88 @@ class Attention(nn.Module):
     def forward(
         self,
         query: Tensor,
-        key: Tensor,
+        key: Tensor | Memory,
         value: Tensor | None = None,
         mask: Tensor | None = None,
         *,
         need_weights: bool = False,
+        offset: int = 0,
     ) -> AttentionOutput:
-        """``attend(query, project(key, value))``, in one call.
+        """``attend(query, project(key, value))``, in one call; or ``attend(query, memory)``.
 
         Args:
             query: (B, T_q, D_q).
-            key: (B, T_k, D_k).
+            key: (B, T_k, D_k); or a sequence that is projected already, by :meth:`project`.
             value: (B, T_k, D_v); defaults to ``key``.
             mask: boolean, True = may attend, broadcastable to (B, T_q, T_k).
             need_weights: also return the attention map.
+            offset: position of the first query in its sequence, for blocks that use positions; the first key is at
+                position 0.
 
         Raises:
-            TypeError: the mask is not boolean.
-            ValueError: a shape does not fit, or the mask looks as if True meant "ignore".
+            TypeError: the mask is not boolean, or there is a value besides a projected sequence.
+            ValueError: a shape does not fit.
         """
-        if query.ndim != 3 or query.size(2) != self.query_dim:
-            raise ValueError(f"query must have shape (B, T_q, {self.query_dim}), got {tuple(query.shape)}")
-        if key.ndim != 3 or key.size(2) != self.key_dim:
-            raise ValueError(f"key must have shape (B, T_k, {self.key_dim}), got {tuple(key.shape)}")
-        if value is not None and (value.ndim != 3 or value.shape[:2] != key.shape[:2]):
-            raise ValueError(
-                f"value must have shape (B, T_k, D_v) = {(*key.shape[:2], 'any')}, got {tuple(value.shape)}"
-            )
-        check_mask(mask, query.size(0), query.size(1), key.size(1))
-        check_polarity(mask, query.size(1))
-        return self.attend(query, self.project(key, value), mask, need_weights=need_weights)
+        if isinstance(key, Memory):
+            if value is not None:
+                raise TypeError("value must be omitted with a Memory as key, which holds the values")
+            return self.attend(query, key, mask, need_weights=need_weights, offset=offset)
+        check_project(key, value, self.key_dim)
+        check_polarity(mask, query)
+        memory = self.project(key, value)
+        check_attend(query, memory, mask, self.query_dim, getattr(self, "num_heads", None))
+        return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
+
+
+@leaf
+def check_project(key: Tensor, value: Tensor | None, key_dim: int) -> None:
+    """Refuses keys and values that :meth:`Attention.project` cannot project.
+
+    Args:
+        key: the keys.
+        value: the values.
+        key_dim: D_k.
+
+    Raises:
+        ValueError: they are not (B, T_k, D_k) and (B, T_k, any).
+    """
+    if key.ndim != 3 or key.size(2) != key_dim:
+        raise ValueError(f"key must have shape (B, T_k, {key_dim}), got {tuple(key.shape)}")
+    if value is not None and (value.ndim != 3 or value.shape[:2] != key.shape[:2]):
+        raise ValueError(f"value must have shape (B, T_k, D_v) = {(*key.shape[:2], 'any')}, got {tuple(value.shape)}")
+
+
+@leaf
+def check_attend(
+    query: Tensor, memory: Memory, mask: Tensor | None, query_dim: int, num_heads: int | None = None
+) -> Tensor | None:
+    """Refuses queries, a memory and a mask that do not fit each other.
+
+    Args:
+        query: the queries.
+        memory: the projected sequence.
+        mask: the mask, or ``None``.
+        query_dim: D_q.
+        num_heads: N, for blocks that accept a mask for each head.
+
+    Returns:
+        The mask, see :func:`check_mask`.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: a shape does not fit.
+    """
+    key, value = memory
+    if query.ndim != 3 or query.size(2) != query_dim:
+        raise ValueError(f"query must have shape (B, T_q, {query_dim}), got {tuple(query.shape)}")
+    if key.size(0) != value.size(0) or key.size(-2) != value.size(-2):
+        raise ValueError(
+            f"memory holds keys of shape {tuple(key.shape)} and values of shape {tuple(value.shape)}, which must agree "
+            "in batch size and number of positions"
+        )
+    if key.size(0) != query.size(0):
+        raise ValueError(
+            f"query and memory must have the same batch size, got {query.size(0)} and {key.size(0)}; K hypotheses per "
+            "sequence attend by attend_beams, as (B, K, D_q)"
+        )
+    return check_mask(mask, query.size(0), query.size(1), key.size(-2), num_heads)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.masks import check_mask
+from attention_blocks.kernels import leaf
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, check_attend, check_project
 from attention_blocks.sequence.scores import single_head_attention
 
 Similarity = Literal["plain", "scaled", "cosine"]
@@ -71,6 +71,7 @@ class DotProductAttention(Attention):
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys unchanged, or scaled to length 1 for the cosine; see :meth:`Attention.project`."""
+        check_project(key, value, self.key_dim)
         value = key if value is None else value
         return Memory(_unit(key) if self.similarity == "cosine" else key, value)
 
@@ -84,7 +85,7 @@ class DotProductAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_attend(query, memory, mask, self.query_dim)
         if self.similarity == "cosine":
             query = _unit(query)
         return single_head_attention(query, memory, mask, scale=self.scale, need_weights=need_weights)
@@ -94,6 +95,7 @@ class DotProductAttention(Attention):
         return f"{self.query_dim}, similarity={self.similarity!r}, scale={self.scale:g}"
 
 
+@leaf
 def _unit(x: Tensor) -> Tensor:
     # The default eps of normalize is 0 in float16, and zero padding would become 0/0.
     return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).eps)

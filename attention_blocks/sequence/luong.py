@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear
+from attention_blocks.kernels import leaf
 from attention_blocks.sequence.additive import AdditiveAttention
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.masks import check_mask
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, check_attend, check_project
 from attention_blocks.sequence.scores import single_head_attention
 
 LuongScore = Literal["dot", "general", "concat"]
@@ -76,11 +75,11 @@ class LuongAttention(Attention):
         self.score = score
         self.window = window
         self.radius = radius
-        self.key_proj = Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
+        self.key_proj = nn.Linear(self.key_dim, query_dim, bias=False) if score == "general" else None
         # W [q; k] is one matrix times q plus one times k, which is the additive score.
         self.concat = AdditiveAttention(query_dim, self.key_dim) if score == "concat" else None
-        self.position_hidden = Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
-        self.position_proj = Linear(query_dim, 1, bias=False) if window == "local-p" else None
+        self.position_hidden = nn.Linear(query_dim, query_dim, bias=False) if window == "local-p" else None
+        self.position_proj = nn.Linear(query_dim, 1, bias=False) if window == "local-p" else None
 
     @property
     def uses_positions(self) -> bool:
@@ -89,6 +88,7 @@ class LuongAttention(Attention):
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys prepared for the score: k, W k, or k projected to the hidden layer; see :meth:`Attention.project`."""
+        check_project(key, value, self.key_dim)
         value = key if value is None else value
         if self.concat is not None:
             return self.concat.project(key, value)
@@ -104,20 +104,14 @@ class LuongAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; local-m aligns the first query with the key at position ``offset``."""
-        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(1))
+        mask = check_attend(query, memory, mask, self.query_dim)
         if self.window == "global":
             return self._attend(query, memory, mask, need_weights=need_weights)
-        positions = torch.arange(memory.key.size(1), device=query.device)  # (T_k,)
         if self.position_hidden is None or self.position_proj is None:
-            aligned = torch.arange(query.size(1), device=query.device)[:, None] + offset  # (T_q, 1)
-            return self._attend(
-                query, memory, _both(mask, (positions - aligned).abs() <= self.radius), need_weights=need_weights
-            )
+            mask = _near_position(query, memory.key, mask, self.radius, offset)
+            return self._attend(query, memory, mask, need_weights=need_weights)
         relative = self.position_proj(torch.tanh(self.position_hidden(query)))  # (B, T_q, 1)
-        # Positions in the hundreds need more digits than half precision has.
-        relative = relative.to(torch.promote_types(relative.dtype, torch.float32)).sigmoid()
-        length = memory.key.size(1) if mask is None else mask.sum(-1, keepdim=True)
-        distance = positions - relative * length  # (B, T_q, T_k)
+        distance = _distances(relative, memory.key, mask)  # (B, T_q, T_k)
         weights = self._attend(query, memory, _both(mask, distance.abs() <= self.radius), need_weights=True).weights
         weights = cast(Tensor, weights) * torch.exp(-distance.square() / (2 * (self.radius / 2) ** 2))
         return AttentionOutput(weights.to(memory.value.dtype) @ memory.value, weights if need_weights else None)
@@ -125,7 +119,7 @@ class LuongAttention(Attention):
     def _attend(self, query: Tensor, memory: Memory, mask: Tensor | None, *, need_weights: bool) -> AttentionOutput:
         """Scores, softmax and context under a mask that includes the window."""
         if self.concat is not None:
-            return self.concat.attend(query, memory, mask, need_weights=need_weights)
+            return self.concat(query, memory, mask=mask, need_weights=need_weights)
         return single_head_attention(query, memory, mask, scale=1.0, need_weights=need_weights)
 
     def extra_repr(self) -> str:
@@ -135,5 +129,29 @@ class LuongAttention(Attention):
         )
 
 
+@leaf
 def _both(mask: Tensor | None, window: Tensor) -> Tensor:
     return window if mask is None else mask & window
+
+
+@leaf
+def _near_position(query: Tensor, key: Tensor, mask: Tensor | None, radius: int, offset: int) -> Tensor:
+    """Mask of the keys within the radius of each query's own position, (…, T_q, T_k)."""
+    aligned = torch.arange(query.size(1), device=query.device)[:, None] + offset  # (T_q, 1)
+    positions = torch.arange(key.size(1), device=query.device)  # (T_k,)
+    return _both(mask, (positions - aligned).abs() <= radius)
+
+
+@leaf
+def _distances(relative: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Distance of each key from the predicted position, (B, T_q, T_k).
+
+    Args:
+        relative: logits of the predicted position, as a fraction of the length, (B, T_q, 1).
+        key: (B, T_k, D_k).
+        mask: (…, T_q, T_k), or ``None``.
+    """
+    # Positions in the hundreds need more digits than half precision has.
+    relative = relative.to(torch.promote_types(relative.dtype, torch.float32)).sigmoid()
+    length = key.size(1) if mask is None else mask.sum(-1, keepdim=True)
+    return torch.arange(key.size(1), device=key.device) - relative * length

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from attention_blocks.sequence.attention import AttentionOutput, Memory
-from attention_blocks.sequence.cache import Cache
+from attention_blocks.kernels import leaf
+from attention_blocks.sequence.attention import AttentionOutput, Memory, check_attend
+from attention_blocks.sequence.cache import Cache, Past
 from attention_blocks.sequence.masks import check_mask, window_mask
 from attention_blocks.sequence.self_attention import SelfAttention
 
@@ -23,7 +24,8 @@ class MaskedSelfAttention(SelfAttention):
                         ■ ■ ■ ■                     · · ■ ■
 
     A mask restricts the causal one further. :meth:`step` decodes one token or a few, from a cache that the caller
-    keeps, and gives the same result as one call on the whole sequence.
+    keeps, and gives the same result as one call on the whole sequence. With a window the cache holds no more than the
+    window.
 
     Args:
         query_dim: D, the feature size of the sequence.
@@ -101,43 +103,53 @@ class MaskedSelfAttention(SelfAttention):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """See :meth:`Attention.attend`; query t is at position ``offset + t`` and attends to the keys up to it."""
-        queries, keys = query.size(1), memory.key.size(-2)
-        mask = check_mask(mask, query.size(0), queries, keys)
-        whole = mask is None and self.window is None
-        # A branch with a literal True: under dynamic shapes the comparison itself is a symbol, which SDPA rejects.
-        if whole and offset == 0 and queries == keys:
-            return self._attend(query, memory, None, causal=True, need_weights=need_weights, offset=offset)
-        # A single query at the last position attends to all keys: a decoding step without a window needs no mask.
-        if not (whole and queries == 1 and offset == keys - 1):
-            before = None if self.window is None else self.window - 1
-            band = window_mask(queries, keys, before=before, after=0, offset=offset, device=query.device)
-            mask = band if mask is None else mask & band
-        return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
+        """See :meth:`Attention.attend`; query t is at position ``offset + t`` and attends to the keys up to it.
+
+        With a window, a memory of fewer than ``offset + T_q`` keys holds the last ones, see :meth:`kept`; the mask may
+        have a column for each of them, or for all ``offset + T_q``.
+        """
+        dropped = 0 if self.window is None else _dropped(query, memory.key, offset)
+        if self.window is not None:
+            mask = _last_columns(mask, memory.key, offset, query)
+        mask = check_attend(query, memory, mask, self.query_dim, self.num_heads)
+        mask, causal = _causal(query, memory.key, mask, self.window, offset - dropped)
+        return self._attend(
+            query, memory, mask, need_weights=need_weights, offset=offset, dropped=dropped, causal=causal
+        )
+
+    def kept(self, memory: Memory) -> Memory:
+        """The part of a memory that later positions can attend to: its last ``window - 1`` keys, or all."""
+        if self.window is None:
+            return memory
+        first = max(0, memory.key.size(-2) - (self.window - 1))
+        # Copied, since a view would hold the whole memory.
+        return memory if first == 0 else Memory(*(part[..., first:, :].clone() for part in memory))
 
     def step(
-        self, query: Tensor, cache: Memory | None = None, mask: Tensor | None = None, *, need_weights: bool = False
-    ) -> tuple[AttentionOutput, Memory]:
+        self, query: Tensor, past: Past | None = None, mask: Tensor | None = None, *, need_weights: bool = False
+    ) -> tuple[AttentionOutput, Past]:
         """Decodes the next token, or the next few.
 
         Args:
-            query: the positions that follow those in the cache, (B, T_q, D).
-            cache: returned by the previous step; ``None`` at the start.
-            mask: boolean, True = may attend, broadcastable to (B, T_q, cached + T_q).
-            need_weights: also return the attention map, (B, N, T_q, cached + T_q).
+            query: the next positions, (B, T_q, D).
+            past: returned by the previous step; ``None`` at the start.
+            mask: boolean, True = may attend, broadcastable to (B, T_q, past.position + T_q).
+            need_weights: also return the attention map, (B, N, T_q, T_k), over the positions in the past and the new
+                ones.
 
         Returns:
-            The output, and the cache for the next step.
+            The output, and the past for the next step.
 
         Raises:
             TypeError: the mask is not boolean.
             ValueError: a shape does not fit.
         """
-        offset = 0 if cache is None else cache.key.size(-2)
+        offset = 0 if past is None else past.position
         memory = self.project(query, offset=offset)
-        if cache is not None:
-            memory = cache.append(memory)
-        return self.attend(query, memory, mask, need_weights=need_weights, offset=offset), memory
+        if past is not None:
+            memory = past.memory.append(memory)
+        output = self(query, memory, mask=mask, need_weights=need_weights, offset=offset)
+        return output, Past(*self.kept(memory), offset + query.size(1))
 
     @property
     def shares_past(self) -> bool:
@@ -175,7 +187,45 @@ class MaskedSelfAttention(SelfAttention):
         key, value = (part.view(batch, beams, *part.shape[1:]).transpose(1, -2).squeeze(1) for part in own)
         cache = Cache.start(Memory(key, value)) if cache is None else cache.append(Memory(key, value))
         mask = check_mask(ancestry, batch, beams, cache.length)
-        output = self._attend(
-            query, cache.memory, mask, causal=False, need_weights=need_weights, offset=offset, same_position=True
-        )
+        output = self._attend(query, cache.memory, mask, need_weights=need_weights, offset=offset, same_position=True)
         return output, cache
+
+
+@leaf
+def _dropped(query: Tensor, key: Tensor, offset: int) -> int:
+    """Number of keys that a memory which ends with the queries no longer holds."""
+    return max(0, offset + query.size(1) - key.size(-2))
+
+
+@leaf
+def _last_columns(mask: Tensor | None, key: Tensor, offset: int, query: Tensor) -> Tensor | None:
+    """A mask of all positions up to the queries, restricted to the keys that the memory holds."""
+    if mask is None or mask.ndim == 0 or mask.size(-1) != offset + query.size(1):
+        return mask
+    return mask[..., max(0, mask.size(-1) - key.size(-2)) :]
+
+
+@leaf
+def _causal(
+    query: Tensor, key: Tensor, mask: Tensor | None, window: int | None, offset: int
+) -> tuple[Tensor | None, bool]:
+    """The mask restricted to the window and the past, and whether the fused kernel's own causal mask does it instead.
+
+    Args:
+        query: (B, T_q, D).
+        key: (B, N_kv, T_k, D_head).
+        mask: the mask, or ``None``.
+        window: number of positions that each position attends to, or ``None``.
+        offset: position of the first query, if the first key is at position 0.
+    """
+    queries, keys = query.size(1), key.size(-2)
+    whole = mask is None and window is None
+    # Literals: under dynamic shapes the comparison itself is a symbol, which the fused kernel rejects.
+    if whole and offset == 0 and queries == keys:
+        return None, True
+    # A single query at the last position attends to all keys: a decoding step without a window needs no mask.
+    if whole and queries == 1 and offset == keys - 1:
+        return None, False
+    before = None if window is None else window - 1
+    band = window_mask(queries, keys, before=before, after=0, offset=offset, device=query.device)
+    return band if mask is None else mask & band, False

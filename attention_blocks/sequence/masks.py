@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from attention_blocks.kernels import leaf
 
+
+@leaf
 def padding_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
     """Mask that lets every query attend to the tokens of its sequence but not to the padding after them.
 
@@ -109,6 +114,7 @@ def causal_mask(
     return window_mask(query_length, key_length, after=0, offset=offset, device=device)
 
 
+@leaf
 def check_boolean(mask: Tensor) -> None:
     """Refuses a mask that is not boolean.
 
@@ -125,7 +131,10 @@ def check_boolean(mask: Tensor) -> None:
         )
 
 
-def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: int) -> Tensor | None:
+@leaf
+def check_mask(
+    mask: Tensor | None, batch: int, query_length: int, key_length: int, num_heads: int | None = None
+) -> Tensor | None:
     """Refuses a mask that is not boolean or does not broadcast to (B, T_q, T_k); expands any other to three dimensions.
 
     Args:
@@ -133,9 +142,11 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
         batch: B.
         query_length: T_q.
         key_length: T_k.
+        num_heads: N; if given, a mask for each head, broadcastable to (B, N, T_q, T_k), is accepted too.
 
     Returns:
-        ``None``, or the same mask as (B or 1, T_q or 1, T_k), without a copy.
+        ``None``, or the same mask as (B or 1, T_q or 1, T_k), without a copy; a mask for each head as
+        (B or 1, N or 1, T_q or 1, T_k).
 
     Raises:
         TypeError: the mask is not boolean.
@@ -145,52 +156,59 @@ def check_mask(mask: Tensor | None, batch: int, query_length: int, key_length: i
         return None
     check_boolean(mask)
     wanted = (batch, query_length, key_length)
-    fits = mask.ndim <= 3 and all(
-        size in (1, full) for size, full in zip(mask.shape, wanted[3 - mask.ndim :], strict=True)
+    if mask.ndim == 4 and num_heads is not None:
+        wanted = (batch, num_heads, query_length, key_length)
+    fits = mask.ndim <= len(wanted) and all(
+        size in (1, full) for size, full in zip(mask.shape, wanted[len(wanted) - mask.ndim :], strict=True)
     )
     if not fits:
         hint = ""
         if mask.ndim == 2 and tuple(mask.shape) == (batch, key_length):
             hint = "; a (B, T_k) mask lacks the dimension of the queries: pass mask[:, None, :]"
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, which does not broadcast to (B, T_q, T_k) = {wanted}{hint}"
-        )
-    return mask[(None,) * (3 - mask.ndim)].expand(-1, -1, key_length)
+        letters = "(B, N, T_q, T_k)" if len(wanted) == 4 else "(B, T_q, T_k)"
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not broadcast to {letters} = {wanted}{hint}")
+    return mask[(None,) * (3 - mask.ndim)].expand(*[-1] * (max(mask.ndim, 3) - 1), key_length)
 
 
-def check_polarity(mask: Tensor | None, query_length: int | None = None) -> None:
-    """Refuses a mask that looks as if True meant "ignore", as it does in :class:`torch.nn.MultiheadAttention`.
+@leaf
+def check_polarity(mask: Tensor | None, query: Tensor) -> None:
+    """Warns of a mask that looks as if True meant "ignore", as it does in :class:`torch.nn.MultiheadAttention`.
 
-    Two forms are recognised, neither of which is useful as a mask: the inverted causal mask (each of three or more
-    queries attends to all later positions, but neither to its own nor to earlier ones), and the inverted padding mask
-    (one sequence has no tokens, and every other starts with masked positions and ends with open ones). For a single
-    query the latter is not checked: a window that ends with the longest sequence looks the same.
+    Two forms are recognised, neither of which is often useful as a mask: the inverted causal mask (each of three or
+    more queries attends to all later positions, but neither to its own nor to earlier ones), and the inverted padding
+    mask (one sequence has no tokens, and every other starts with masked positions and ends with open ones). For a
+    single query the latter is not checked: a window that ends with the longest sequence looks the same.
 
     The check reads the mask. It is skipped for masks on an accelerator (where the host would have to wait), for
-    subclasses of tensors (fake and distributed ones) and under ``torch.compile`` or ``torch.export``.
+    subclasses of tensors (fake and distributed ones), and where a transform or a tracer does not know the values.
 
     Args:
         mask: any mask, or ``None``.
-        query_length: T_q, if known.
-
-    Raises:
-        ValueError: the mask looks inverted.
+        query: the queries, (B, T_q, D_q).
     """
-    if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu":
+    if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu" or type(mask) is not Tensor:
         return
-    if type(mask) is not Tensor or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    inverted = False
+    try:
+        inverted = _is_inverted(mask, query.size(1))
+    except RuntimeError:  # torch.vmap and make_fx do not know the values
+        return
+    if inverted:
+        warnings.warn(
+            f"mask of shape {tuple(mask.shape)} looks inverted: here True means may attend, "
+            "in nn.MultiheadAttention it means ignore; pass ~mask unless it is meant",
+            stacklevel=2,
+        )
+
+
+def _is_inverted(mask: Tensor, query_length: int) -> bool:
     if mask.ndim >= 2 and mask.size(-1) == mask.size(-2) >= 3 and mask.size(0):
         future = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
-        inverted = bool((mask == future).all())
-    elif mask.ndim == 3 and mask.size(1) == 1 and mask.size(0) > 1 and mask.size(2) > 1 and query_length != 1:
+        return bool((mask == future).all())
+    if mask.ndim == 3 and mask.size(1) == 1 and mask.size(0) > 1 and mask.size(2) > 1 and query_length != 1:
         row = mask[:, 0]
         empty = ~row.any(-1)
         opens_late = ~row[:, 0] & row[:, -1] & (row[:, 1:] >= row[:, :-1]).all(-1)
-        inverted = bool(empty.any() & opens_late.any() & (empty | opens_late).all())
-    if inverted:
-        raise ValueError(
-            f"mask of shape {tuple(mask.shape)} looks inverted: here True means may attend, "
-            "in nn.MultiheadAttention it means ignore; pass ~mask"
-        )
+        return bool(empty.any() & opens_late.any() & (empty | opens_late).all())
+    return False

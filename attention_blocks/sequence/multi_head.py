@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.masks import check_mask
+from attention_blocks.kernels import leaf
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, check_attend, check_project
 from attention_blocks.sequence.scores import dot_product_attention
+from attention_blocks.weights import Layout
 
 
 class MultiHeadAttention(Attention):
@@ -38,7 +38,8 @@ class MultiHeadAttention(Attention):
         dropout: fraction of the weights dropped in training.
         norm: creates the norm of query and key heads, called as ``norm(head_dim)``, such as ``nn.LayerNorm``.
         rotary: creates rotary positions, called as ``rotary(head_dim)``, such as :class:`RotaryPosition`.
-        score_bias: creates the bias added to the scores, called as ``score_bias(num_heads)``, such as :class:`ALiBi`.
+        score_bias: creates the bias added to the scores, called as ``score_bias(num_heads)``, such as :class:`ALiBi`;
+            it is called as ``bias(T_q, T_k, offset=offset, device=device)`` and returns (N, T_q, T_k).
 
     Raises:
         ValueError: the numbers of heads do not divide their sizes, a size is not positive, or dropout lies outside
@@ -91,10 +92,10 @@ class MultiHeadAttention(Attention):
         self.head_dim = query_dim // num_heads if head_dim is None else head_dim
         self.dropout = dropout
         width, kv_width = num_heads * self.head_dim, num_kv_heads * self.head_dim
-        self.query_proj = Linear(query_dim, width, bias=bias)
-        self.key_proj = Linear(self.key_dim, kv_width, bias=bias)
-        self.value_proj = Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
-        self.out_proj = Linear(width, query_dim, bias=bias)
+        self.query_proj = nn.Linear(query_dim, width, bias=bias)
+        self.key_proj = nn.Linear(self.key_dim, kv_width, bias=bias)
+        self.value_proj = nn.Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
+        self.out_proj = nn.Linear(width, query_dim, bias=bias)
         self.query_norm = None if norm is None else norm(self.head_dim)
         self.key_norm = None if norm is None else norm(self.head_dim)
         self.rotary = None if rotary is None else rotary(self.head_dim)
@@ -109,12 +110,29 @@ class MultiHeadAttention(Attention):
                 nn.init.zeros_(linear.bias)
 
     @property
+    def layouts(self) -> Mapping[Layout, Mapping[str, str]]:
+        """Names in torch's layer, which packs the three projections if their inputs have one size."""
+        packed = self.query_dim == self.key_dim == self.value_proj.in_features
+        names = {}
+        for part in ("query", "key", "value"):
+            names[f"{part}_proj.weight"] = "in_proj_weight" if packed else f"{part[0]}_proj_weight"
+            names[f"{part}_proj.bias"] = "in_proj_bias"
+        return {"torch": names}
+
+    def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
+        """The third of a packed weight or bias, or the whole of any other; see :func:`load_weights`."""
+        if not self.layouts[layout].get(key, "").startswith("in_proj"):
+            return weight
+        return weight.tensor_split(3)[("query_proj", "key_proj", "value_proj").index(key.partition(".")[0])]
+
+    @property
     def uses_positions(self) -> bool:
         """True with rotary positions or a score bias."""
         return self.rotary is not None or self.score_bias is not None
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys and values by head, (B, N_kv, T_k, D_head) each; see :meth:`Attention.project`."""
+        check_project(key, value, self.key_dim)
         heads = self._split(self.key_proj(key), self.key_norm)  # (B, N_kv, T_k, D_head)
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
@@ -129,9 +147,9 @@ class MultiHeadAttention(Attention):
         need_weights: bool = False,
         offset: int = 0,
     ) -> AttentionOutput:
-        """See :meth:`Attention.attend`; the attention map is (B, N, T_q, T_k)."""
-        mask = check_mask(mask, query.size(0), query.size(1), memory.key.size(-2))
-        return self._attend(query, memory, mask, causal=False, need_weights=need_weights, offset=offset)
+        """See :meth:`Attention.attend`; the attention map is (B, N, T_q, T_k), and so may the mask be."""
+        mask = check_attend(query, memory, mask, self.query_dim, self.num_heads)
+        return self._attend(query, memory, mask, need_weights=need_weights, offset=offset)
 
     def _attend(
         self,
@@ -139,48 +157,45 @@ class MultiHeadAttention(Attention):
         memory: Memory,
         mask: Tensor | None,
         *,
-        causal: bool,
         need_weights: bool,
         offset: int,
+        dropped: int = 0,
+        causal: bool = False,
         same_position: bool = False,
     ) -> AttentionOutput:
+        """Attends under a mask that is checked.
+
+        Args:
+            query: as in :meth:`attend`.
+            memory: as in :meth:`attend`.
+            mask: as in :meth:`attend`, with three or four dimensions.
+            need_weights: as in :meth:`attend`.
+            offset: position of the first query.
+            dropped: position of the first key.
+            causal: the t-th query may attend to the first t keys only.
+            same_position: all queries are at the same position.
+        """
         heads = self._split(self.query_proj(query), self.query_norm)  # (B, N, T_q, D_head)
         if self.rotary is not None:
             # Queries at the same position are treated as sequences of length 1.
             rotated = self.rotary(heads.unsqueeze(-2) if same_position else heads, offset=offset)
             heads = rotated.squeeze(-2) if same_position else rotated
-        key, value = memory  # (B, N_kv, T_k, D_head)
         score_bias = None
         if self.score_bias is not None:
-            score_bias = self.score_bias(query.size(1), key.size(-2), offset=offset)  # (N, T_q, T_k)
-        group = self.num_heads // self.num_kv_heads
-        single = group > 1 and query.size(1) == 1
-        if single:
-            # In a decoding step the query heads of a group are treated as queries of one key head, which saves a copy.
-            heads = heads.reshape(-1, self.num_kv_heads, group, self.head_dim)  # (B, N_kv, N / N_kv, D_head)
-            score_bias = None if score_bias is None else score_bias.reshape(self.num_kv_heads, group, -1)
-        elif group > 1:
-            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+            lengths = query.size(1), memory.key.size(-2)
+            score_bias = self.score_bias(*lengths, offset=offset - dropped, device=query.device)  # (N, T_q, T_k)
         context, weights = dot_product_attention(
             heads,
-            key,
-            value,
-            None if mask is None else mask.unsqueeze(-3),
+            memory.key,
+            memory.value,
+            _by_head(mask),
             score_bias=score_bias,
             dropout=self.dropout if self.training else 0.0,
             causal=causal,
             need_weights=need_weights,
         )
-        if single:
-            context = context.flatten(1, 2).unsqueeze(2)  # (B, N, 1, D_head)
-            weights = None if weights is None else weights.flatten(1, 2).unsqueeze(2)  # (B, N, 1, T_k)
         context = self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T_q, D_q)
-        # Otherwise a query that may attend to nothing would get the bias of out_proj.
-        if mask is not None:
-            context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
-        elif key.size(-2) == 0:
-            context = torch.zeros_like(context)
-        return AttentionOutput(context, weights)
+        return AttentionOutput(_without_empty(context, memory.key, mask), weights)
 
     def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         # Normalised before the transposition, while each head is contiguous in memory.
@@ -190,3 +205,20 @@ class MultiHeadAttention(Attention):
     def extra_repr(self) -> str:
         """Shows the heads in the printed module."""
         return f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}"
+
+
+@leaf
+def _by_head(mask: Tensor | None) -> Tensor | None:
+    """A mask without a dimension of the heads with one."""
+    return mask if mask is None or mask.ndim == 4 else mask.unsqueeze(-3)
+
+
+@leaf
+def _without_empty(context: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros for queries that may attend to nothing, which would get the bias of the last projection."""
+    if key.size(-2) == 0:
+        return torch.zeros_like(context)
+    if mask is None:
+        return context
+    attends = mask.any(dim=-1, keepdim=True)  # (…, T_q, 1)
+    return context.masked_fill(~(attends.any(dim=1) if mask.ndim == 4 else attends), 0.0)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.kernels import autocast_dtype
+from attention_blocks.kernels import autocast_dtype, leaf, uses_fast_paths
 from attention_blocks.kernels import dropout as dropped_out
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
@@ -51,6 +51,7 @@ def open_empty_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask | empty, empty
 
 
+@leaf
 def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax over the keys that a query may attend to; a query that may attend to nothing gets zero weights.
 
@@ -61,6 +62,10 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         Weights of the scores' shape, in float32 or wider.
 
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the mask does not broadcast to the scores.
+
     Example:
         >>> masked_softmax(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
         tensor([[1., 0.],
@@ -69,10 +74,12 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if mask is None:
         return scores.softmax(dim=-1)
+    _check_broadcast("mask", mask, scores.shape)
     opened, empty = open_empty_rows(mask)
     return scores.masked_fill(~opened, -torch.inf).softmax(dim=-1).masked_fill(empty, 0.0)
 
 
+@leaf
 def dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -85,17 +92,18 @@ def dot_product_attention(
     causal: bool = False,
     need_weights: bool = False,
 ) -> AttentionOutput:
-    """softmax(scale · Q Kᵀ + bias) V for every head at once.
+    """softmax(scale · Q Kᵀ + bias) V for every head at once; N / N_kv query heads share a head of keys and values.
 
     Without weights, torch's fused kernel is used, which does not store the attention map; with weights, the map is
     computed explicitly, with scores in float32. Context and gradients are the same. (The explicit path is also used on
     CPUs where the fused kernel is slow: for few queries, as in a decoding step, with dropout, and in training on short
-    sequences in bfloat16; and with torch 2.3 and 2.4 in compiled code and in half precision.)
+    sequences in bfloat16; with torch 2.3 and 2.4 in compiled code and in half precision; and inside
+    ``fast_paths(False)``.)
 
     Args:
         query: (B, N, T_q, D_k).
-        key: (B, N, T_k, D_k).
-        value: (B, N, T_k, D_v).
+        key: (B, N_kv, T_k, D_k).
+        value: (B, N_kv, T_k, D_v).
         mask: boolean, True = may attend, broadcastable to (B, N, T_q, T_k).
         score_bias: added to the scores, broadcastable to (B, N, T_q, T_k).
         scale: factor of the scores; defaults to 1/sqrt(D_k).
@@ -105,16 +113,35 @@ def dot_product_attention(
 
     Raises:
         TypeError: the mask is not boolean.
+        ValueError: a shape does not fit.
 
     Example:
         >>> query, key = torch.randn(2, 8, 3, 16), torch.randn(2, 8, 5, 16)
         >>> dot_product_attention(query, key, key).context.shape
         torch.Size([2, 8, 3, 16])
     """
-    explicit = need_weights or _fused_is_wrong(query) or _fused_is_slow(query, key, dropout)
-    if causal and (explicit or score_bias is not None or mask is not None):
+    _check_heads(query, key, value, mask, score_bias)
+    if causal and (need_weights or score_bias is not None or mask is not None or not _is_fused(query, key, dropout)):
         band = causal_mask(query.size(-2), key.size(-2), device=query.device)
         mask, causal = band if mask is None else mask & band, False
+    group = query.size(1) // max(key.size(1), 1)
+    if group > 1 and query.size(2) == 1 and not causal:
+        # In a decoding step the query heads of a group are treated as queries of one key head, which saves a copy.
+        context, weights = dot_product_attention(
+            query.unflatten(1, (-1, group)).squeeze(3),  # (B, N_kv, N / N_kv, D_k)
+            key,
+            value,
+            _grouped(mask, group),
+            score_bias=_grouped(score_bias, group),
+            scale=scale,
+            dropout=dropout,
+            need_weights=need_weights,
+        )
+        context = context.flatten(1, 2).unsqueeze(2)  # (B, N, 1, D_v)
+        return AttentionOutput(context, None if weights is None else weights.flatten(1, 2).unsqueeze(2))
+    if group > 1:
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    explicit = need_weights or not _is_fused(query, key, dropout)
     if explicit:
         scale = query.size(-1) ** -0.5 if scale is None else scale
         with full_precision(query):
@@ -133,6 +160,40 @@ def dot_product_attention(
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)
 
 
+def _check_broadcast(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+    if tensor.ndim > len(shape) or any(size not in (1, full) for size, full in sizes):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to {tuple(shape)}")
+
+
+def _check_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, score_bias: Tensor | None) -> None:
+    if not query.ndim == key.ndim == value.ndim == 4:
+        shapes = [tuple(x.shape) for x in (query, key, value)]
+        raise ValueError(f"query, key and value must have shape (B, N, T, D), got {', '.join(map(str, shapes))}")
+    if key.shape[:3] != value.shape[:3] or key.size(0) != query.size(0) or key.size(3) != query.size(3):
+        raise ValueError(
+            f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} must agree: in B, key "
+            "and value in heads and length, query and key in features"
+        )
+    if key.size(1) != query.size(1) and (key.size(1) == 0 or query.size(1) % key.size(1)):
+        raise ValueError(f"the {key.size(1)} heads of the keys must divide the {query.size(1)} heads of the queries")
+    shape = torch.Size((*query.shape[:3], key.size(2)))
+    for name, tensor in (("mask", mask), ("score_bias", score_bias)):
+        if tensor is not None:
+            _check_broadcast(name, tensor, shape)
+
+
+def _grouped(x: Tensor | None, group: int) -> Tensor | None:
+    """A mask or bias for one query of each head, (…, N or 1, 1, T_k), by key head: (…, N_kv or 1, N / N_kv, T_k)."""
+    if x is None or x.ndim < 3 or x.size(-3) == 1:
+        return x
+    return x.squeeze(-2).unflatten(-2, (-1, group))
+
+
+def _is_fused(query: Tensor, key: Tensor, dropout: float) -> bool:
+    return uses_fast_paths() and not _fused_is_wrong(query) and not _fused_is_slow(query, key, dropout)
+
+
 def _fused_is_wrong(query: Tensor) -> bool:
     if _SOUND_ON_CPU or query.device.type != "cpu":
         return False
@@ -145,7 +206,7 @@ def _fused_is_wrong(query: Tensor) -> bool:
 
 
 def _fused_is_slow(query: Tensor, key: Tensor, dropout: float) -> bool:
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if dropout:  # not fused on CPUs: the map would be stored, and the mask drawn slowly
         return True
@@ -155,6 +216,7 @@ def _fused_is_slow(query: Tensor, key: Tensor, dropout: float) -> bool:
     return dtype == torch.float32 and query.size(-2) <= _FEW
 
 
+@leaf
 def single_head_attention(
     query: Tensor, memory: Memory, mask: Tensor | None, *, scale: float, need_weights: bool
 ) -> AttentionOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from attention_blocks.sequence.attention import AttentionOutput
+from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.multi_head import MultiHeadAttention
 
 
@@ -26,23 +26,26 @@ class SelfAttention(MultiHeadAttention):
     def forward(
         self,
         query: Tensor,
-        key: Tensor | None = None,
+        key: Tensor | Memory | None = None,
         value: Tensor | None = None,
         mask: Tensor | None = None,
         *,
         need_weights: bool = False,
+        offset: int = 0,
     ) -> AttentionOutput:
         """Attends from each position of the sequence to every position that the mask allows.
 
         Args:
             query: the sequence, (B, T, D).
-            key: another sequence to attend to, (B, T_k, D); defaults to ``query``.
+            key: another sequence to attend to, (B, T_k, D), or a projected one; defaults to ``query``.
             value: values of the other sequence, (B, T_k, D_v); defaults to ``key``.
             mask: boolean, True = may attend, broadcastable to (B, T, T).
             need_weights: also return the attention map, (B, N, T, T).
+            offset: position of the first query, if the other sequence is a projected one.
 
         Raises:
-            TypeError: the mask is not boolean.
-            ValueError: a shape does not fit, or the mask looks as if True meant "ignore".
+            TypeError: the mask is not boolean, or there is a value besides a projected sequence.
+            ValueError: a shape does not fit.
         """
-        return super().forward(query, query if key is None else key, value, mask, need_weights=need_weights)
+        key = query if key is None else key
+        return super().forward(query, key, value, mask, need_weights=need_weights, offset=offset)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from attention_blocks.normalised import normalised
+
 
 class SequenceBatchNorm(nn.Module):
     """Batch norm of each feature over all positions of all sequences of the batch.
 
     In training, padding is included in the statistics, and the output of a position depends on the rest of the batch.
-    In evaluation the running statistics are used, and positions are independent, as with the other norms.
+    In evaluation, and for a single position, the running statistics are used, and positions are independent, as with
+    the other norms.
 
     Args:
         dim: D.
@@ -43,4 +46,4 @@ class SequenceBatchNorm(nn.Module):
         Returns:
             (B, T, D).
         """
-        return self.norm(x.flatten(0, -2)).view_as(x)
+        return normalised(self.norm, x.flatten(0, -2)).view_as(x)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
 from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.cache import Cache
+from attention_blocks.sequence.cache import Cache, Past
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
-from attention_blocks.sequence.masks import causal_mask, check_mask, check_polarity
-from attention_blocks.transformer.encoder import check_batch, check_context_dim, check_features, drop_path_rates
+from attention_blocks.sequence.masks import causal_mask, check_mask
+from attention_blocks.transformer.encoder import check_context_dim, check_features, check_same_batch, drop_path_rates
 from attention_blocks.transformer.feed_forward import FeedForward
 from attention_blocks.transformer.residual import Residual
+from attention_blocks.weights import Layout
 
-Past = TypeVar("Past", bound=Cache | Memory)
+Kept = TypeVar("Kept")
 
 
 class DecoderLayerOutput(NamedTuple):
@@ -39,11 +41,11 @@ class DecoderLayerState(NamedTuple):
     """State of a decoder layer between two steps.
 
     Attributes:
-        past: the positions decoded so far, projected by the self-attention; of length 0 at the start.
+        past: the positions decoded so far, projected by the self-attention; ``None`` at the start.
         memory: the encoder's sequence, projected by the cross-attention.
     """
 
-    past: Memory
+    past: Past | None
     memory: Memory
 
 
@@ -106,6 +108,18 @@ class DecoderLayer(nn.Module):
         True
     """
 
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        "torch": {
+            "self_attention": "self_attn",
+            "self_attention_norm": "norm1",
+            "cross_attention": "multihead_attn",
+            "cross_attention_norm": "norm2",
+            "feed_forward.up_proj": "linear1",
+            "feed_forward.down_proj": "linear2",
+            "feed_forward_norm": "norm3",
+        }
+    }
+
     def __init__(
         self,
         dim: int,
@@ -158,11 +172,18 @@ class DecoderLayer(nn.Module):
             ValueError: a shape does not fit, x and memory differ in batch size, or a mask looks as if True meant
                 "ignore".
         """
-        check_polarity(mask, x.size(1))
-        check_polarity(memory_mask, x.size(1))
+        check_features("x", x, self.dim)
         check_features("memory", memory, self.cross_attention.key_dim)
-        projected = self.cross_attention.project(memory)
-        return self._decode(x, None, projected, mask, memory_mask, need_weights=need_weights)[0]
+        check_same_batch("x", x, "memory", memory)
+        causal = self._causal(mask, x, 0)
+
+        def self_attend(query: Tensor) -> tuple[AttentionOutput, None]:
+            return self.self_attention(query, query, mask=causal, need_weights=need_weights), None
+
+        def cross_attend(query: Tensor) -> AttentionOutput:
+            return self.cross_attention(query, memory, mask=memory_mask, need_weights=need_weights)
+
+        return self._apply_branches(x, self_attend, cross_attend)[0]
 
     def start(self, memory: Tensor) -> DecoderLayerState:
         """Projects the encoder's sequence, once for all steps.
@@ -177,12 +198,9 @@ class DecoderLayer(nn.Module):
             ValueError: the shape does not fit.
         """
         check_features("memory", memory, self.cross_attention.key_dim)
-        # Only the block knows the shape of its Memory: one position is projected and cut off again.
-        first = self.self_attention.project(memory.new_zeros(memory.size(0), 1, self.dim))
-        past = Memory(first.key[..., :0, :], first.value[..., :0, :])
         # Heads split off one projection are strided views; every step reads them, which is faster when contiguous.
         projected = Memory(*(part.contiguous() for part in self.cross_attention.project(memory)))
-        return DecoderLayerState(past, projected)
+        return DecoderLayerState(None, projected)
 
     def step(
         self,
@@ -198,7 +216,7 @@ class DecoderLayer(nn.Module):
         Args:
             x: the positions that follow those in the state, (B, T, D).
             state: returned by :meth:`start` or by the previous step.
-            mask: boolean, True = may attend, broadcastable to (B, T, past + T).
+            mask: boolean, True = may attend, broadcastable to (B, T, T') with all T' positions up to the last of x.
             memory_mask: boolean, True = may attend, broadcastable to (B, T, T_k).
             need_weights: also return both attention maps.
 
@@ -209,8 +227,24 @@ class DecoderLayer(nn.Module):
             TypeError: a mask is not boolean.
             ValueError: a shape does not fit, or x and the state differ in batch size.
         """
-        output, past = self._decode(x, state.past, state.memory, mask, memory_mask, need_weights=need_weights)
-        return output, DecoderLayerState(past, state.memory)
+        past, memory = state
+        check_features("x", x, self.dim)
+        check_same_batch("x", x, "memory", memory.key)
+        if past is not None:
+            check_same_batch("x", x, "past", past.key)
+        offset = 0 if past is None else past.position
+        causal = self._causal(mask, x, offset)
+
+        def self_attend(query: Tensor) -> tuple[AttentionOutput, Memory]:
+            own = self.self_attention.project(query, offset=offset)
+            grown = own if past is None else past.memory.append(own)
+            return self.self_attention(query, grown, mask=causal, need_weights=need_weights, offset=offset), grown
+
+        def cross_attend(query: Tensor) -> AttentionOutput:
+            return self.cross_attention(query, memory, mask=memory_mask, need_weights=need_weights, offset=offset)
+
+        output, grown = self._apply_branches(x, self_attend, cross_attend)
+        return output, DecoderLayerState(Past(*self._kept(grown), offset + x.size(1)), memory)
 
     @property
     def shares_past(self) -> bool:
@@ -253,7 +287,7 @@ class DecoderLayer(nn.Module):
             ValueError: a shape does not fit.
         """
         check_features("x", x, self.dim)
-        check_batch("x", x.size(0), "memory", memory.key.size(0))
+        check_same_batch("x", x, "memory", memory.key)
         kind = Cache if self.shares_past else Memory
         if past is not None and not isinstance(past, kind):
             raise TypeError(
@@ -284,56 +318,34 @@ class DecoderLayer(nn.Module):
         attention = self.self_attention
         if isinstance(attention, MaskedSelfAttention) and not isinstance(past, Memory) and attention.shares_past:
             if past is not None:
-                check_batch("x", batch, "past", past.key.size(0))
+                check_same_batch("x", query, "past", past.key)
             return attention.step_beams(query, past, ancestry, offset=offset, need_weights=need_weights)
         rows = query.reshape(batch * beams, 1, dim)  # (B * K, 1, D)
         grown = attention.project(rows, offset=offset)
         if isinstance(past, Memory):
-            if past.key.size(0) != rows.size(0) or past.key.size(-2) != offset:
+            window = attention.window if isinstance(attention, MaskedSelfAttention) else None
+            length = offset if window is None else min(offset, window - 1)
+            if past.key.size(0) != rows.size(0) or past.key.size(-2) != length:
                 raise ValueError(
-                    f"past must hold B * K = {rows.size(0)} rows of offset={offset} positions, got a key of shape "
+                    f"past must hold B * K = {rows.size(0)} rows of {length} positions, got a key of shape "
                     f"{tuple(past.key.shape)}; reorder its rows as the beam does, and pass the position of x as offset"
                 )
             grown = past.append(grown)
-        context, weights = attention.attend(rows, grown, need_weights=need_weights, offset=offset)
+        context, weights = attention(rows, grown, need_weights=need_weights, offset=offset)
         if weights is not None:  # (B * K, N, 1, S) to (B, N, K, S), or (B * K, 1, S) to (B, K, S)
             weights = weights.squeeze(-2)
             weights = weights.view(batch, beams, *weights.shape[1:]).transpose(1, -2)
-        return AttentionOutput(context.view(batch, beams, -1), weights), grown
+        return AttentionOutput(context.view(batch, beams, -1), weights), self._kept(grown)
 
-    def _decode(
-        self,
-        x: Tensor,
-        past: Memory | None,
-        memory: Memory,
-        mask: Tensor | None,
-        memory_mask: Tensor | None,
-        *,
-        need_weights: bool,
-    ) -> tuple[DecoderLayerOutput, Memory]:
-        check_features("x", x, self.dim)
-        check_batch("x", x.size(0), "memory", memory.key.size(0))
-        if past is not None:
-            check_batch("x", x.size(0), "past", past.key.size(0))
-        offset = 0 if past is None else past.key.size(-2)
-        mask = self._causal(mask, x, offset)
-
-        def self_attend(query: Tensor) -> tuple[AttentionOutput, Memory]:
-            own = self.self_attention.project(query, offset=offset)
-            grown = own if past is None else past.append(own)
-            return self.self_attention.attend(query, grown, mask, need_weights=need_weights, offset=offset), grown
-
-        def cross_attend(query: Tensor) -> AttentionOutput:
-            return self.cross_attention.attend(query, memory, memory_mask, need_weights=need_weights, offset=offset)
-
-        return self._apply_branches(x, self_attend, cross_attend)
+    def _kept(self, memory: Memory) -> Memory:
+        return self.self_attention.kept(memory) if isinstance(self.self_attention, MaskedSelfAttention) else memory
 
     def _apply_branches(
         self,
         x: Tensor,
-        self_attend: Callable[[Tensor], tuple[AttentionOutput, Past]],
+        self_attend: Callable[[Tensor], tuple[AttentionOutput, Kept]],
         cross_attend: Callable[[Tensor], AttentionOutput],
-    ) -> tuple[DecoderLayerOutput, Past]:
+    ) -> tuple[DecoderLayerOutput, Kept]:
         """Applies the three branches with their norms and residual connections."""
         pre, post = self.norm_first, not self.norm_first
         (context, self_weights), past = self_attend(self.self_attention_norm(x) if pre else x)
@@ -348,16 +360,24 @@ class DecoderLayer(nn.Module):
         return DecoderLayerOutput(x, self_weights, cross_weights), past
 
     def _causal(self, mask: Tensor | None, x: Tensor, offset: int) -> Tensor | None:
-        # MaskedSelfAttention is causal by itself, and the last position alone may attend to all others.
-        if isinstance(self.self_attention, MaskedSelfAttention) or x.size(1) == 1:
+        # MaskedSelfAttention is causal by itself.
+        if isinstance(self.self_attention, MaskedSelfAttention):
             return mask
-        check_mask(mask, x.size(0), x.size(1), offset + x.size(1))
-        causal = causal_mask(x.size(1), offset=offset, device=x.device)
-        return causal if mask is None else mask & causal
+        return _restricted(mask, x, offset, getattr(self.self_attention, "num_heads", None))
 
     def extra_repr(self) -> str:
         """Shows norm_first in the printed module."""
         return f"norm_first={self.norm_first}"
+
+
+@leaf
+def _restricted(mask: Tensor | None, x: Tensor, offset: int, num_heads: int | None) -> Tensor | None:
+    """The mask, without later positions, for an attention that is not causal by itself."""
+    if x.size(1) == 1:  # the last position alone may attend to all others
+        return mask
+    check_mask(mask, x.size(0), x.size(1), offset + x.size(1), num_heads)
+    causal = causal_mask(x.size(1), offset=offset, device=x.device)
+    return causal if mask is None else mask & causal
 
 
 class TransformerDecoder(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 class DropPath(nn.Module):
     """Stochastic depth: zeroes random rows of the batch in training and scales up the others; else the identity.
@@ -44,9 +46,13 @@ class DropPath(nn.Module):
         """
         if not self.training or not self.rate:
             return x
-        kept = F.dropout(x.new_ones(x.size(0), *[1] * (x.ndim - 1)), self.rate)  # (B, 1, ..., 1)
-        return x * kept
+        return _without_rows(x, self.rate)
 
     def extra_repr(self) -> str:
         """Shows the rate in the printed module."""
         return f"rate={self.rate:g}"
+
+
+@leaf
+def _without_rows(x: Tensor, rate: float) -> Tensor:
+    return x * F.dropout(x.new_ones(x.size(0), *[1] * (x.ndim - 1)), rate)  # (B, 1, ..., 1)

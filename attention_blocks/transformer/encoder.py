@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
 from attention_blocks.sequence.attention import Attention
 from attention_blocks.sequence.multi_head import MultiHeadAttention
 from attention_blocks.transformer.feed_forward import FeedForward
 from attention_blocks.transformer.residual import Residual
+from attention_blocks.weights import Layout
 
 
 class LayerOutput(NamedTuple):
@@ -56,6 +58,7 @@ def check_context_dim(name: str, attention: Attention, dim: int) -> None:
         )
 
 
+@leaf
 def check_features(name: str, sequence: Tensor, dim: int) -> None:
     """Refuses a tensor that is not a sequence of the feature size that a layer was built for.
 
@@ -74,22 +77,23 @@ def check_features(name: str, sequence: Tensor, dim: int) -> None:
         )
 
 
-def check_batch(name: str, batch: int, other_name: str, other: int) -> None:
+@leaf
+def check_same_batch(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuses two arguments of different batch sizes.
 
     Args:
         name: name of one argument.
-        batch: its batch size.
+        x: its value, (B, …).
         other_name: name of the other argument.
-        other: its batch size.
+        other: its value, (B, …).
 
     Raises:
         ValueError: the batch sizes differ.
     """
-    if batch != other:
+    if x.size(0) != other.size(0):
         raise ValueError(
-            f"{name} and {other_name} must have the same batch size, got {batch} for {name} and {other} for "
-            f"{other_name}; K hypotheses per sequence are decoded by step_beams, as (B, K, D)"
+            f"{name} and {other_name} must have the same batch size, got {x.size(0)} for {name} and {other.size(0)} "
+            f"for {other_name}; K hypotheses per sequence are decoded by step_beams, as (B, K, D)"
         )
 
 
@@ -152,6 +156,16 @@ class EncoderLayer(nn.Module):
         (torch.Size([2, 5, 64]), torch.Size([2, 4, 5, 5]))
     """
 
+    layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
+        "torch": {
+            "attention": "self_attn",
+            "attention_norm": "norm1",
+            "feed_forward.up_proj": "linear1",
+            "feed_forward.down_proj": "linear2",
+            "feed_forward_norm": "norm2",
+        }
+    }
+
     def __init__(
         self,
         dim: int,
@@ -174,22 +188,12 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = Residual(dim, dropout=dropout, drop_path=drop_path, layer_scale=layer_scale)
         check_context_dim("attention", self.attention, dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        *,
-        memory: Tensor | None = None,
-        need_weights: bool = False,
-    ) -> LayerOutput:
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, need_weights: bool = False) -> LayerOutput:
         """Applies self-attention, then the feed-forward network.
 
         Args:
             x: (B, T, D).
-            mask: boolean, True = may attend, broadcastable to (B, T, T_k).
-            memory: the whole sequence, (B, T_k, D), if only its first T positions are needed, which ``x`` then holds.
-                ``layer(x[:, :1], memory=x)`` equals ``layer(x)`` at the first position, for a fraction of the
-                computation. (In training, a norm over the batch is computed from fewer positions that way.)
+            mask: boolean, True = may attend, broadcastable to (B, T, T).
             need_weights: also return the attention map.
 
         Raises:
@@ -198,11 +202,7 @@ class EncoderLayer(nn.Module):
         """
         check_features("x", x, self.attention.query_dim)
         query = self.attention_norm(x) if self.norm_first else x
-        key = query
-        if memory is not None:
-            check_features("memory", memory, self.attention.query_dim)
-            key = self.attention_norm(memory) if self.norm_first else memory
-        context, weights = self.attention(query, key, mask=mask, need_weights=need_weights)
+        context, weights = self.attention(query, query, mask=mask, need_weights=need_weights)
         x = self.attention_residual(x, context)
         if self.norm_first:
             x = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_norm(x)))
@@ -254,36 +254,20 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(layer(dim, drop_path=rate) for rate in drop_path_rates(depth, drop_path))
         self.norm = None if norm is None else norm(dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        *,
-        need_weights: bool = False,
-        queries: int | None = None,
-    ) -> EncoderOutput:
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, need_weights: bool = False) -> EncoderOutput:
         """Applies the layers.
 
         Args:
             x: (B, T, D).
             mask: boolean, True = may attend, broadcastable to (B, T, T).
             need_weights: also return the attention map of each layer.
-            queries: number of positions to return, from the first on; defaults to all. The last layer computes only
-                these, unless ``need_weights``. For the class token alone, use 1.
 
         Raises:
             TypeError: the mask is not boolean.
-            ValueError: a shape does not fit, ``queries`` is not from 1 to T.
+            ValueError: a shape does not fit.
         """
-        if queries is not None and not 1 <= queries <= x.size(1):
-            raise ValueError(f"queries must lie between 1 and the length of x, {x.size(1)}, got {queries}")
         maps = []
-        for index, layer in enumerate(self.layers):
-            memory, rows = None, mask
-            if queries is not None and not need_weights and index == len(self.layers) - 1:
-                memory, x = x, x[:, :queries]
-                rows = mask if mask is None or mask.ndim < 2 or mask.size(-2) == 1 else mask[..., :queries, :]
-            x, weights = layer(x, rows, memory=memory, need_weights=need_weights)
+        for layer in self.layers:
+            x, weights = layer(x, mask, need_weights=need_weights)
             maps.append(weights)
-        x = x if queries is None else x[:, :queries]
         return EncoderOutput(x if self.norm is None else self.norm(x), tuple(maps) if need_weights else None)

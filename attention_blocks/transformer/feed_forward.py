@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear, dropout, linear
+from attention_blocks.kernels import dropout
 
 
 class FeedForward(nn.Module):
@@ -51,9 +50,16 @@ class FeedForward(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.dropout = dropout
-        self.up_proj = Linear(dim, hidden_dim)
+        self.up_proj = nn.Linear(dim, hidden_dim)
         self.activation = activation()
-        self.down_proj = Linear(hidden_dim, dim)
+        self.down_proj = nn.Linear(hidden_dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases, as in the code of the paper's authors and of the ViT's."""
+        for linear in (self.up_proj, self.down_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the network to each position.
@@ -64,22 +70,8 @@ class FeedForward(nn.Module):
         Returns:
             (..., D).
         """
-        activation = self._fusable()
-        if activation is None:
-            hidden = self.activation(self.up_proj(x))
-        else:
-            hidden = linear(x, self.up_proj.weight, self.up_proj.bias, activation=activation)
+        hidden = self.activation(self.up_proj(x))
         return self.down_proj(dropout(hidden, self.dropout, self.training))
-
-    def _fusable(self) -> Literal["relu", "gelu"] | None:
-        """Activation to fuse with the linear layer before it, unless a hook or another class must see either call."""
-        if type(self.up_proj) is not Linear or self.up_proj._forward_hooks or self.up_proj._forward_pre_hooks:
-            return None
-        if self.activation._forward_hooks or self.activation._forward_pre_hooks:
-            return None
-        if type(self.activation) is nn.ReLU:
-            return "relu"
-        return "gelu" if type(self.activation) is nn.GELU and self.activation.approximate == "none" else None
 
     def extra_repr(self) -> str:
         """Shows the dropout in the printed module."""

@@ -32,7 +32,13 @@ class LayerScale(nn.Module):
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim must be a positive feature size, got {dim}")
-        self.gamma = nn.Parameter(torch.full((dim,), float(init)))
+        self.init = init
+        self.gamma = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets every factor to its initial value."""
+        nn.init.constant_(self.gamma, self.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scales the features.
@@ -47,4 +53,4 @@ class LayerScale(nn.Module):
 
     def extra_repr(self) -> str:
         """Shows the size in the printed module."""
-        return f"{self.gamma.size(0)}"
+        return f"{self.gamma.size(0)}, init={self.init:g}"

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention_blocks.kernels import leaf
+
 
 class RMSNorm(nn.Module):
     """Scales the features of each position to a root mean square of 1, then by learned factors.
@@ -41,7 +43,12 @@ class RMSNorm(nn.Module):
         if eps <= 0:
             raise ValueError(f"eps must be positive, got {eps}")
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the factors to ones."""
+        nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises each position.
@@ -52,13 +59,18 @@ class RMSNorm(nn.Module):
         Returns:
             (..., D), in the dtype of ``x``.
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        wide, weight = x.to(dtype), self.weight.to(dtype)
-        # F.rms_norm is new in torch 2.4.
-        if hasattr(F, "rms_norm"):
-            return F.rms_norm(wide, weight.shape, weight, self.eps).to(x.dtype)
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * weight).to(x.dtype)
+        return _normalised(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Shows the size in the printed module."""
         return f"{self.weight.size(0)}, eps={self.eps:g}"
+
+
+@leaf
+def _normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    wide, weight = x.to(dtype), weight.to(dtype)
+    # F.rms_norm is new in torch 2.4.
+    if hasattr(F, "rms_norm"):
+        return F.rms_norm(wide, weight.shape, weight, eps).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)

@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear, dropout
+from attention_blocks.kernels import dropout
 
 
 class SwiGLU(nn.Module):
@@ -46,9 +46,17 @@ class SwiGLU(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.dropout = dropout
-        self.gate_proj = Linear(dim, hidden_dim, bias=bias)
-        self.up_proj = Linear(dim, hidden_dim, bias=bias)
-        self.down_proj = Linear(hidden_dim, dim, bias=bias)
+        self.gate_proj = nn.Linear(dim, hidden_dim, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden_dim, bias=bias)
+        self.down_proj = nn.Linear(hidden_dim, dim, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases, as in :class:`FeedForward`."""
+        for linear in (self.gate_proj, self.up_proj, self.down_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the network to each position.

@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear
 from lightning_modules.backbones.vit import PatchEmbedding, check_images
 
 
@@ -60,12 +59,18 @@ class ConvStem(PatchEmbedding):
                     # Without bias, which the norm would cancel.
                     nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
                     nn.BatchNorm2d(after),
-                    nn.ReLU(inplace=True),
+                    nn.ReLU(),
                 )
                 for (before, after), (_, stride) in zip(pairwise(widths), convolutions, strict=True)
             )
         )
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases for the linear layer."""
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
 
     def plan(self, halvings: int) -> list[tuple[int, int]]:
         """For each convolution, how often the features still double after it, and its stride.

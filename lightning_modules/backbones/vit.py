@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks import Attention, EncoderLayer, LearnedPosition2d, SelfAttention, TransformerEncoder
-from attention_blocks.kernels import Linear, is_eager
+from attention_blocks.kernels import leaf
 
 Pool = Literal["token", "mean"]
-
-# In evaluation a CPU processes about this many tokens at a time, so that a layer's activations stay in its caches.
-CPU_TOKENS = 2048
 
 
 class PatchEmbedding(nn.Module):
@@ -59,7 +56,13 @@ class LinearPatchEmbedding(PatchEmbedding):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int | tuple[int, int] = 16) -> None:
         super().__init__(in_channels, patch_size)
-        self.proj = Linear(in_channels * self.patch_size[0] * self.patch_size[1], dim)
+        self.proj = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights and zero biases, as in the authors' code."""
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """See :meth:`PatchEmbedding.forward`."""
@@ -94,6 +97,7 @@ def check_patches(image_size: tuple[int, int], patch_size: tuple[int, int]) -> N
             )
 
 
+@leaf
 def check_images(images: Tensor, in_channels: int, patch_size: tuple[int, int]) -> None:
     """Refuses a batch that does not fit a patch embedding.
 
@@ -191,7 +195,7 @@ class VisionTransformer(nn.Module):
             dim, depth, layer=partial(layer, attention=attention), drop_path=drop_path, norm=None
         )
         self.norm = vit_norm(dim)
-        self.head = Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
     @property
@@ -204,18 +208,11 @@ class VisionTransformer(nn.Module):
         return {"prefix_tokens"}
 
     def reset_parameters(self) -> None:
-        """Xavier's uniform distribution for linear layers, as in the authors' code; narrow normals for tokens and head.
-
-        A standard deviation of 0.02 everywhere, timm's choice, suits 768 features; small networks learn slowly with it.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """Narrow normal distributions for class token, registers and head; the other parts have their own."""
         nn.init.trunc_normal_(self.prefix_tokens, std=0.02)
         if isinstance(self.head, nn.Linear):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
 
     def embed(self, images: Tensor) -> Tensor:
         """The encoder's input, (B, T, D): class token, registers, patches with their positions."""
@@ -230,21 +227,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
-        # Not under autocast, which would cast the weights again for each part.
-        if not (self.training or torch.is_grad_enabled()) and is_eager(images):
-            rows, columns = images.size(-2) // self.patch_size[0], images.size(-1) // self.patch_size[1]
-            part = max(1, CPU_TOKENS // max(1, rows * columns))
-            if images.device.type == "cpu" and len(images) > part:
-                return torch.cat([self._logits(some) for some in torch.split(images, part)])
-        return self._logits(images)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        x = self.embed(images)
-        if self.pool == "token":
-            # The last layer computes only the class token, the one token that is read.
-            pooled = self.encoder(x, queries=1).hidden[:, 0]
-        else:
-            pooled = self.encoder(x).hidden[:, self.num_prefix_tokens :].mean(dim=1)
+        hidden = self.encoder(self.embed(images)).hidden  # (B, T, D)
+        pooled = hidden[:, 0] if self.pool == "token" else hidden[:, self.num_prefix_tokens :].mean(dim=1)
         return self.head(self.norm(pooled))
 
     def attention_maps(self, images: Tensor) -> tuple[Tensor, ...]:

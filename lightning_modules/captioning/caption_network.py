@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from attention_blocks import SinCosPosition2d
-from attention_blocks.kernels import Linear, dropout
+from attention_blocks.kernels import dropout
 from lightning_modules.backbones.image_features import feature_map_size
 from lightning_modules.text.text_decoder import Encoded, TextDecoder
 
@@ -53,7 +53,7 @@ class GridEmbedding(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.norm = nn.LayerNorm(features)
-        self.proj = Linear(features, dim)
+        self.proj = nn.Linear(features, dim)
         self.position = position(dim, grid)
         self.dropout = dropout
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from datamodules.captions.caption_batch import CaptionBatch
 from datamodules.images.image_transform import ImageTransform, RawImage
 from datamodules.tokenizers.tokenizer import Tokenizer
@@ -180,9 +180,10 @@ class Captioner(TextGenerator):
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.transform.check(images)
         captions: list[str] = []
-        with evaluating(self), torch.inference_mode():
+        view = evaluation_view(self)
+        with torch.inference_mode():
             for start in range(0, len(images), batch_size):
-                captions += self.texts(self.write(self.prepare(images[start : start + batch_size]), strategy))
+                captions += view.texts(view.write(view.prepare(images[start : start + batch_size]), strategy))
         return captions
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
@@ -198,9 +199,10 @@ class Captioner(TextGenerator):
         if not self.decoder.attends:
             raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so there is no map to draw")
         batch = self.prepare(images)
-        with evaluating(self), torch.inference_mode():
-            features = self.features(batch)
-            best = [found[0] for found in self.write(batch, need_weights=True, memory=self.network.encode(features))]
+        view = evaluation_view(self)
+        with torch.inference_mode():
+            features = view.features(batch)
+            best = [found[0] for found in view.write(batch, need_weights=True, memory=view.network.encode(features))]
         maps = [cast(Tensor, one.weights).view(-1, *features.shape[-2:]) for one in best]
         words = [self.target_tokenizer.tokens(self.target_tokenizer.content(one.tokens)) for one in best]
         return words_over_image(self.transform.denormalize(cast(Tensor, batch.images)), maps, words)

@@ -14,7 +14,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from datamodules.captions.caption_batch import CaptionDataset
 from lightning_modules.callbacks.freeze_backbone import FreezeBackbone
 from lightning_modules.captioning.captioner import Captioner
@@ -95,9 +95,9 @@ class CacheFeatures(FreezeBackbone):
         self, trainer: Trainer, system: Captioner, dataset: CaptionDataset, name: str, *, mirrored: bool = False
     ) -> Tensor:
         """Features of all images or mirrored images, (images, D, rows, columns), memory-mapped from a file."""
-        backbone, path = system.network.backbone, self.cache_dir / name
+        backbone, path = evaluation_view(system.network.backbone), self.cache_dir / name
         if trainer.local_rank == 0 and not path.is_file():
-            with evaluating(backbone), torch.inference_mode():
+            with torch.inference_mode():
                 batches = (images.to(system.device) for images in dataset.image_batches(self.batch_size))
                 seen = (images.flip(3) if mirrored else images for images in batches)
                 # Stored as (images, rows, columns, D), so that a location's features are contiguous.

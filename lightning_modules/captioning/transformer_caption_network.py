@@ -16,7 +16,7 @@ from lightning_modules.captioning.caption_network import (
     build_backbone,
 )
 from lightning_modules.text.text_decoder import Encoded
-from lightning_modules.text.transformer_text_decoder import TransformerTextDecoder, xavier
+from lightning_modules.text.transformer_text_decoder import TransformerTextDecoder
 
 
 class TransformerCaptionNetwork(CaptionNetwork):
@@ -82,9 +82,6 @@ class TransformerCaptionNetwork(CaptionNetwork):
         self.decoder: TransformerTextDecoder = TransformerTextDecoder(
             vocab_size, dim=dim, depth=depth, layer=decoder_layer, position=position, dropout=dropout
         )
-        for layers in (self.encoder, self.decoder.layers):
-            if layers is not None:
-                xavier(layers)
 
     def encode(self, features: Tensor) -> Encoded:
         """See :meth:`CaptionNetwork.encode`."""

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.plots.figures import log_figure
 from lightning_modules.system.system import System
@@ -175,8 +175,8 @@ class Classifier(System):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Logits in evaluation mode, whatever mode the network is in."""
-        with evaluating(self):
-            return self(images)
+        logits: Tensor = evaluation_view(self)(images)
+        return logits
 
     def _evaluate(self, batch: ImageBatch, metrics: MetricCollection, loss_name: str) -> Tensor:
         images, labels = batch

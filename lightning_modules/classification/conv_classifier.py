@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from attention_blocks import EaseIn, FeatureMapAttention
-from attention_blocks.feature_maps.insert import follow_replaced
+from attention_blocks import EaseIn, FeatureMapAttention, inserted
+from attention_blocks.evaluation import evaluation_view, module_view
+from attention_blocks.feature_maps.with_attention import original_parts
 from datamodules.images.image_transform import ImageTransform, RawImage
-from lightning_modules.backbones.attended import Locations, NetworkFactory, attended
+from lightning_modules.backbones.attended import Locations, NetworkFactory, WithoutAttention, attended
 from lightning_modules.backbones.resnet import SmallResNet
 from lightning_modules.classification.classifier import Classifier
 from lightning_modules.plots.figures import NoAttentionError, gates
@@ -60,16 +61,14 @@ class ConvClassifier(Classifier):
         build = partial(attended, network=network, attention=attention, where=where)
         super().__init__(num_classes, transform, build, **arguments)
 
-    def on_train_start(self) -> None:
-        """Follows modules that Lightning has replaced, as ``sync_batchnorm=True`` makes it do."""
-        follow_replaced(self.network)
-
     def layers(self) -> Sequence[nn.Module]:
         """Everything but the head and the inserted attention, as one layer."""
-        own = {name: child for name, child in self.network.named_children() if name != "inserted_attention"}
-        with_weights = [name for name, child in own.items() if any(True for _ in child.parameters())]
+        own = dict(self.network.named_children())
+        with_weights = [
+            name for name, child in own.items() if any(True for _ in WithoutAttention([child]).parameters())
+        ]
         head = ["head"] if "head" in own else with_weights[-1:]
-        return [nn.ModuleList(child for name, child in own.items() if name not in head)]
+        return [WithoutAttention(child for name, child in own.items() if name not in head)]
 
     @torch.no_grad()
     def attention_gates(self, images: Sequence[RawImage] | Tensor) -> dict[str, Tensor]:
@@ -83,14 +82,11 @@ class ConvClassifier(Classifier):
         def look(name: str, block: FeatureMapAttention, inputs: tuple[Tensor, ...]) -> None:
             found.update({f"{name} {kind}": gate for kind, gate in block.gates(*inputs).items()})
 
-        handles = [
-            block.register_forward_pre_hook(partial(look, name)) for name, block in _blocks(self.network).items()
-        ]
-        try:
-            self.predict(self.prepare(images))
-        finally:
-            for handle in handles:
-                handle.remove()
+        # The hooks are those of a view, so that no other call of this system reaches them.
+        view = module_view(evaluation_view(self))
+        for name, block in _blocks(view.network).items():
+            block.register_forward_pre_hook(partial(look, name))
+        view(self.prepare(images))
         return found
 
     def plot(self, images: Sequence[RawImage] | Tensor) -> Figure:
@@ -111,14 +107,22 @@ class ConvClassifier(Classifier):
 
 
 def _blocks(network: nn.Module) -> dict[str, FeatureMapAttention]:
-    """The attention blocks by module name, without the parts of other blocks."""
+    """The attention blocks, without the parts of other blocks, by their names in the network without insertions.
+
+    Inserted blocks have the names of the modules that they were inserted after.
+    """
+    named = list(original_parts(network))
+    for location, block in inserted(network).items():
+        named += [(f"{location}.{name}" if name else location, part) for name, part in block.named_modules()]
     found: dict[str, FeatureMapAttention] = {}
-    for name, module in network.named_modules():
+    inside: set[nn.Module] = set()
+    for name, module in named:
         gated = isinstance(module.block if isinstance(module, EaseIn) else module, FeatureMapAttention)
-        if gated and not any(name.startswith(f"{other}.") for other in found):
+        if gated and module not in inside:
             assert isinstance(module, FeatureMapAttention)  # noqa: S101 (EaseIn is one too)
             found[name] = module
-    return {name.removeprefix("inserted_attention.").replace("/", "."): block for name, block in found.items()}
+            inside.update(part for _, part in original_parts(module))
+    return found
 
 
 def _last_of_each_kind(found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.backbones.vit import VisionTransformer
 from lightning_modules.classification.classifier import Classifier
@@ -108,8 +108,7 @@ class ViTClassifier(Classifier):
     def attention_maps(self, images: Sequence[RawImage] | Tensor) -> AttentionMaps:
         """Attention maps of raw images, or of a batch of transformed ones, (B, C, H, W)."""
         batch = self.prepare(images)
-        with evaluating(self):
-            maps = self.network.attention_maps(batch)
+        maps = evaluation_view(self.network).attention_maps(batch)
         rollout, prefix = attention_rollout(maps), self.network.num_prefix_tokens
         if self.network.pool == "token":
             patches = rollout[:, 0, prefix:]  # (B, rows · columns)

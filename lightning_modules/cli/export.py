@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from attention_blocks import DecoderLayer, EncoderLayer, FeedForward, MultiHeadAttention
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from lightning_modules.system.system import System
 from lightning_modules.translation.seq2seq import Seq2Seq
 from lightning_modules.translation.transformer_seq2seq import TransformerSeq2Seq
@@ -45,8 +45,8 @@ def export_program(system: System, folder: Path) -> Path:
     torch.export.save(program, file)
     loaded = torch.export.load(file).module()
     for some in (inputs, _other_sizes(inputs)):
-        with evaluating(system), torch.inference_mode():
-            wanted = system(*some)
+        with torch.inference_mode():
+            wanted = evaluation_view(system)(*some)
         with torch.no_grad():
             _check("logits", loaded(*some), wanted)
     return file
@@ -65,8 +65,8 @@ def export_onnx(system: System, folder: Path) -> Path:
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     for some in (inputs, _other_sizes(inputs)):
-        with evaluating(system), torch.inference_mode():
-            wanted = system(*some)
+        with torch.inference_mode():
+            wanted = evaluation_view(system)(*some)
         feed = {name: tensor.numpy() for name, tensor in zip(names, some, strict=True)}
         _check("logits", torch.from_numpy(session.run(None, feed)[0]), wanted)
     return file
@@ -82,7 +82,7 @@ def export_ctranslate2(system: System, folder: Path) -> Path:
     if not isinstance(system, TransformerSeq2Seq):
         raise ValueError(f"format: ctranslate2 runs Transformers for translation, got a {type(system).__name__}")
     ctranslate2 = _need("ctranslate2", "ctranslate2")
-    spec = _ct2_spec(system)
+    spec = _ct2_spec(evaluation_view(system))
     spec.validate()
     spec.optimize()
     spec.save(str(folder))
@@ -117,9 +117,9 @@ def _traced(system: System) -> tuple[tuple[Tensor, ...], torch.export.ExportedPr
     shapes = tuple(
         {axis: known.setdefault(name, Dim(name, min=1, max=65536)) for axis, name in named.items()} for named in axes
     )
-    with evaluating(system), torch.no_grad():
+    with torch.no_grad():
         try:
-            program = torch.export.export(_Forward(system), inputs, dynamic_shapes=(shapes,))
+            program = torch.export.export(_Forward(evaluation_view(system)), inputs, dynamic_shapes=(shapes,))
         except Exception as error:  # torch raises many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{type(system).__name__} cannot be traced by torch.export ({reason})") from error
@@ -234,8 +234,8 @@ def _fill_feed_forward(spec: Any, layer: nn.Module) -> None:  # noqa: ANN401
 def _check_ct2(system: Seq2Seq, translator: Any) -> None:  # noqa: ANN401
     """Compares log probabilities; a beam would hide small differences or amplify them."""
     (source, lengths, target), _ = system.export_inputs()
-    with evaluating(system), torch.inference_mode():
-        logits = system(source, lengths, target).log_softmax(dim=-1)
+    with torch.inference_mode():
+        logits = evaluation_view(system)(source, lengths, target).log_softmax(dim=-1)
     own = logits[:, :-1].gather(-1, target[:, 1:, None])[..., 0]
     sources = [system.source_tokenizer.tokens(row[:n].tolist()) for row, n in zip(source, lengths, strict=True)]
     targets = [system.target_tokenizer.tokens(row[1:].tolist()) for row in target]

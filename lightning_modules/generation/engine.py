@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from attention_blocks.kernels import packed
 from lightning_modules.generation.beam_search import BeamSearch
 from lightning_modules.generation.decoder import Decoder, DecodingState, Hypothesis, StepOutput
 from lightning_modules.generation.decoding_strategy import DecodingStrategy, Options
@@ -87,7 +86,7 @@ def generate(
     """
     if n_best < 1:
         raise ValueError(f"n_best must be 1 or more, got {n_best}")
-    with torch.inference_mode(), packed(*_modules(decoder)):
+    with torch.inference_mode():
         state = decoder.start(memory)
         sentences, vocabulary = _read(state, eos_id, max_length, min_length, _unpad(prefix, pad_id))
         search = _Search(
@@ -119,12 +118,6 @@ def never_generated(bos_id: int, eos_id: int, pad_id: int, unk_id: int | None = 
         ([0, 1, 2], [0])
     """
     return sorted({bos_id, pad_id, pad_id if unk_id is None else unk_id} - {eos_id})
-
-
-def _modules(decoder: Decoder) -> list[nn.Module]:
-    """The modules among a decoder and, of an ensemble, its members."""
-    members = [decoder, *getattr(decoder, "decoders", ())]
-    return [member for member in members if isinstance(member, nn.Module)]
 
 
 class _Sentences(NamedTuple):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_blocks import AdditiveAttention, Attention
-from attention_blocks.kernels import Linear
 from lightning_modules.text.rnn_text_decoder import BahdanauDecoder, RNNMemory, RNNSizes
 
 
@@ -51,7 +50,7 @@ class GatedDecoder(BahdanauDecoder):
         tie_embeddings: bool = False,
     ) -> None:
         super().__init__(vocab_size, memory_dim, summary_dim, sizes, attention=attention, tie_embeddings=tie_embeddings)
-        self.gate = Linear(sizes.hidden_dim, 1)
+        self.gate = nn.Linear(sizes.hidden_dim, 1)
 
     def attend(
         self, query: Tensor, memory: RNNMemory, position: Tensor, *, need_weights: bool

@@ -10,14 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks import AdditiveAttention, Attention, LuongAttention, Memory
-from attention_blocks.kernels import Linear, dropout, unrolled
+from attention_blocks.kernels import dropout
 from lightning_modules.generation.decoder import DecodingState, StepOutput
 from lightning_modules.plots.rollout import mean_over_heads
-from lightning_modules.text.recurrent_cells import recurrent_step
+from lightning_modules.text.recurrent_cells import RecurrentCells
 from lightning_modules.text.text_decoder import Encoded, TextDecoder, embedding, output_layer, sampled
 
 Cell = Literal["rnn", "gru", "lstm"]
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+RNNS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS: dict[str, Callable[[int, int], nn.RNNCellBase]] = {
+    "rnn": nn.RNNCell,
+    "gru": nn.GRUCell,
+    "lstm": nn.LSTMCell,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +62,13 @@ class RNNSizes:
     def rnn(self, input_dim: int, hidden_dim: int, *, bidirectional: bool = False) -> nn.RNNBase:
         """Creates an RNN of these sizes, batch first."""
         between = self.dropout if self.depth > 1 else 0.0
-        return CELLS[self.cell](
+        return RNNS[self.cell](
             input_dim, hidden_dim, self.depth, batch_first=True, dropout=between, bidirectional=bidirectional
         )
+
+    def cells(self, input_dim: int, hidden_dim: int) -> RecurrentCells:
+        """Creates cells of these sizes, for one step at a time."""
+        return RecurrentCells(CELLS[self.cell], input_dim, hidden_dim, depth=self.depth, dropout=self.dropout)
 
     @property
     def components(self) -> int:
@@ -108,6 +117,7 @@ class RNNTextDecoder(TextDecoder):
         extra_dim: features that are concatenated to each embedding.
         readout_dim: input features of the readout.
         tie_embeddings: the output layer uses the embedding's weights; the readout then has R = D features, else R = H.
+        stepwise: the input of a step depends on the step before, so that the RNN consists of cells.
     """
 
     def __init__(
@@ -119,14 +129,16 @@ class RNNTextDecoder(TextDecoder):
         extra_dim: int,
         readout_dim: int,
         tie_embeddings: bool,
+        stepwise: bool,
     ) -> None:
         super().__init__()
         self.sizes = sizes
         self.embedding = embedding(vocab_size, sizes.embedding_dim)
-        self.rnn = sizes.rnn(sizes.embedding_dim + extra_dim, sizes.hidden_dim)
-        self.bridge = Linear(summary_dim, sizes.components * sizes.depth * sizes.hidden_dim)
+        create = sizes.cells if stepwise else sizes.rnn
+        self.rnn: RecurrentCells | nn.RNNBase = create(sizes.embedding_dim + extra_dim, sizes.hidden_dim)
+        self.bridge = nn.Linear(summary_dim, sizes.components * sizes.depth * sizes.hidden_dim)
         features = sizes.embedding_dim if tie_embeddings else sizes.hidden_dim
-        self.readout = Linear(readout_dim, features)
+        self.readout = nn.Linear(readout_dim, features)
         self.output = output_layer(features, self.embedding, tied=tie_embeddings)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -152,9 +164,12 @@ class RNNTextDecoder(TextDecoder):
         return state.unbind(dim=1)
 
     def run(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Runs the RNN over (B, T, …); returns its outputs, (B, T, H), and the components of its last state."""
-        if x.size(1) == 1 and x.device.type == "cpu":
-            output, after = recurrent_step(self.rnn, x.squeeze(1), hidden)
+        """Runs the RNN over (B, T, …); returns its outputs, (B, T, H), and the components of its last state.
+
+        Cells run over a single position, T = 1.
+        """
+        if isinstance(self.rnn, RecurrentCells):
+            output, after = self.rnn(x.squeeze(1), hidden)
             return output.unsqueeze(1), after
         # torch has layers first, the state of hypotheses rows first.
         layers_first = tuple(part.transpose(0, 1).contiguous() for part in hidden)
@@ -189,18 +204,17 @@ class RNNTextDecoder(TextDecoder):
         maps: list[Tensor] = []  # (B, 1, T_k) each
         embedded = None if sampling else torch.split(self.embed(tokens), 1, dim=1)  # (B, 1, D) each
         state = self.start(memory)
-        with unrolled():
-            for position in range(tokens.size(1)):
-                if embedded is not None:
-                    x = embedded[position]
-                else:
-                    token = tokens[:, position : position + 1]  # (B, 1)
-                    if position:
-                        token = sampled(token, self.output(features[-1]).detach(), sampling)
-                    x = self.embed(token)
-                feature, state, weights = self.advance(x, state, need_weights=need_weights)
-                features.append(feature)
-                maps += [] if weights is None else [weights]
+        for position in range(tokens.size(1)):
+            if embedded is not None:
+                x = embedded[position]
+            else:
+                token = tokens[:, position : position + 1]  # (B, 1)
+                if position:
+                    token = sampled(token, self.output(features[-1]).detach(), sampling)
+                x = self.embed(token)
+            feature, state, weights = self.advance(x, state, need_weights=need_weights)
+            features.append(feature)
+            maps += [] if weights is None else [weights]
         return torch.cat(features, dim=1), torch.cat(maps, dim=1) if maps else None
 
     def step(self, tokens: Tensor, state: DecodingState, *, need_weights: bool = False) -> StepOutput:
@@ -281,6 +295,7 @@ class FixedVectorDecoder(RNNTextDecoder):
             extra_dim=extra_dim,
             readout_dim=sizes.hidden_dim + extra_dim + sizes.embedding_dim,
             tie_embeddings=tie_embeddings,
+            stepwise=False,
         )
         self.every_step = every_step
 
@@ -394,6 +409,7 @@ class BahdanauDecoder(_AttendingDecoder):
             extra_dim=block.context_dim,
             readout_dim=sizes.hidden_dim + block.context_dim + sizes.embedding_dim,
             tie_embeddings=tie_embeddings,
+            stepwise=True,
         )
         self.attention = block
 
@@ -462,6 +478,7 @@ class LuongDecoder(_AttendingDecoder):
             extra_dim=features if input_feeding else 0,
             readout_dim=block.context_dim + sizes.hidden_dim,
             tie_embeddings=tie_embeddings,
+            stepwise=input_feeding,
         )
         self.attention = block
         self.input_feeding = input_feeding
@@ -471,7 +488,7 @@ class LuongDecoder(_AttendingDecoder):
         if self.input_feeding or sampling:
             return super().forward(tokens, memory, sampling)
         outputs, _ = self.run(self.embed(tokens), self.first_hidden(memory))
-        context, _ = self.attention.attend(outputs, self.attention.project(memory.sequence), memory.mask)  # (B, T, D_v)
+        context, _ = self.attention(outputs, memory.sequence, mask=memory.mask)  # (B, T, D_v)
         return self.read_out(context, outputs)
 
     def advance(

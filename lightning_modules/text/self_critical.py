@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from lightning_modules.generation.beam_search import BeamSearch
 from lightning_modules.generation.engine import never_generated
 from lightning_modules.generation.sampling import Sampling
@@ -63,14 +63,15 @@ class SelfCritical(Objective):
     def loss(self, system: TextGenerator, batch: Any) -> Tensor:  # noqa: ANN401
         """See :meth:`Objective.loss`."""
         tokenizer, references = system.target_tokenizer, system.references(batch)
-        with evaluating(system), torch.no_grad():
-            memory = system.encode(batch)
-            found = system.write(batch, Sampling(), n_best=self.samples, memory=memory)
+        view = evaluation_view(system)
+        with torch.no_grad():
+            memory = view.encode(batch)
+            found = view.write(batch, Sampling(), n_best=self.samples, memory=memory)
             drawn = [hypothesis.tokens for several in found for hypothesis in several]
             repeated = [texts for texts in references for _ in range(self.samples)]
             rewards = system.rewards(tokenizer.decode(drawn), repeated).view(-1, self.samples)  # (B, samples)
             if self.baseline == "greedy":
-                greedy = system.texts(system.write(batch, BeamSearch(size=1), memory=memory))
+                greedy = view.texts(view.write(batch, BeamSearch(size=1), memory=memory))
                 baseline = system.rewards(greedy, references)[:, None]  # (B, 1)
             else:
                 baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)  # (B, samples)
@@ -84,9 +85,9 @@ class SelfCritical(Objective):
         # By the distribution that the texts were drawn from, without dropout and without tokens that are never
         # generated; otherwise what raises and what lowers probabilities would not cancel. Without cuDNN, whose RNNs
         # have no backward pass in evaluation mode.
-        with evaluating(system), torch.backends.cudnn.flags(enabled=False):
-            features = system.decoder(target[:, :-1], system.encode(batch).repeat(self.samples))
-            logits = system.decoder.output(features[real]).float()  # (M, V)
+        with torch.backends.cudnn.flags(enabled=False):
+            features = view.decoder(target[:, :-1], view.encode(batch).repeat(self.samples))
+            logits = view.decoder.output(features[real]).float()  # (M, V)
             never = never_generated(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
             logits = logits.index_fill(1, torch.tensor(never, device=logits.device), -torch.inf)
             surprise = F.cross_entropy(logits, labels[real], reduction="none")  # (M,)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.kernels import Linear
 from lightning_modules.generation.decoder import DecodingState, StepOutput
 
 
@@ -109,7 +108,7 @@ def output_layer(features: int, table: nn.Embedding, *, tied: bool, bias: bool =
     Raises:
         ValueError: ``tied``, and R differs from D.
     """
-    linear = Linear(features, table.num_embeddings, bias=bias)
+    linear = nn.Linear(features, table.num_embeddings, bias=bias)
     if bias:
         nn.init.zeros_(linear.bias)
     if tied:

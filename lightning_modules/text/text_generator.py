@@ -21,7 +21,7 @@ from lightning_modules.generation.engine import generate
 from lightning_modules.metrics.text_metrics import CorpusBLEU, CorpusCHRF
 from lightning_modules.metrics.text_scores import TextScores
 from lightning_modules.system.system import System
-from lightning_modules.text.linear_cross_entropy import linear_cross_entropy
+from lightning_modules.text.cross_entropy import cross_entropy
 from lightning_modules.text.text_decoder import Encoded, TextDecoder
 
 
@@ -245,8 +245,7 @@ class Likelihood(Objective):
             features: the decoder's, (B, T - 1, R), from which each next token is predicted.
             target: target tokens, (B, T) int64.
         """
-        labels, output = target[:, 1:], system.decoder.output
+        labels = target[:, 1:]
         real = labels != system.target_tokenizer.pad_id
-        return linear_cross_entropy(
-            features[real], output.weight, output.bias, labels[real], label_smoothing=self.label_smoothing
-        )
+        logits = system.decoder.output(features[real])  # (M, V)
+        return cross_entropy(logits, labels[real], label_smoothing=self.label_smoothing)

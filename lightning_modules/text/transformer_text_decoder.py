@@ -69,18 +69,6 @@ def embed(tokens: Tensor, table: nn.Embedding, position: nn.Module, rate: float,
     return dropout(x, rate)
 
 
-def xavier(layers: nn.Module) -> None:
-    """Initialises all linear layers, including those of the feed-forward networks, Xavier-uniformly.
-
-    As in the code of the authors of "Attention Is All You Need".
-    """
-    for module in layers.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class TransformerTextDecoder(TextDecoder):
     """Transformer text decoder: embedding, positions, decoder layers and output projection.
 

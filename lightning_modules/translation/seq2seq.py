@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sacrebleu import sentence_chrf
 from torch import Tensor
 
-from attention_blocks.evaluating import evaluating
+from attention_blocks.evaluation import evaluation_view
 from datamodules.text.text_batch import TextBatch
 from datamodules.tokenizers.tokenizer import Tokenizer
 from lightning_modules.generation.decoding_strategy import DecodingStrategy
@@ -109,9 +109,10 @@ class Seq2Seq(TextGenerator):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         translations = [""] * len(texts)
-        with evaluating(self), torch.inference_mode():
+        view = evaluation_view(self)
+        with torch.inference_mode():
             for indices in _by_length(texts, batch_size):
-                written = self.texts(self.write(self.prepare([texts[index] for index in indices]), strategy))
+                written = view.texts(view.write(view.prepare([texts[index] for index in indices]), strategy))
                 for index, text in zip(indices, written, strict=True):
                     translations[index] = text
         return translations
@@ -131,8 +132,8 @@ class Seq2Seq(TextGenerator):
         if not self.decoder.attends:
             raise NoAttentionError(f"{type(self.decoder).__name__} has no attention, so there is no map to draw")
         batch = self.prepare(texts)
-        with evaluating(self), torch.inference_mode():
-            best = [hypotheses[0] for hypotheses in self.write(batch, need_weights=True)]
+        with torch.inference_mode():
+            best = [hypotheses[0] for hypotheses in evaluation_view(self).write(batch, need_weights=True)]
         lengths = batch.source_lengths.tolist()
         maps = [cast(Tensor, one.weights)[:, :n] for one, n in zip(best, lengths, strict=True)]
         sources = [self.source_tokenizer.tokens(row[:n]) for row, n in zip(batch.source.tolist(), lengths, strict=True)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attention_blocks import DecoderLayer, EncoderLayer, SinusoidalPosition, TransformerEncoder, padding_mask
 from lightning_modules.text.text_decoder import Encoded, embedding
-from lightning_modules.text.transformer_text_decoder import TransformerTextDecoder, embed, xavier
+from lightning_modules.text.transformer_text_decoder import TransformerTextDecoder, embed
 from lightning_modules.translation.seq2seq_network import Seq2SeqNetwork
 
 if TYPE_CHECKING:
@@ -93,8 +93,6 @@ class TransformerTranslator(Seq2SeqNetwork):
         self.position = position(dim)
         self.encoder = TransformerEncoder(dim, depth, layer=encoder_layer, norm=None)
         self.norm = nn.LayerNorm(dim) if cast(EncoderLayer, self.encoder.layers[0]).norm_first else nn.Identity()
-        xavier(self.encoder)
-        xavier(self.decoder.layers)
 
     def encode(self, source: Tensor, lengths: Tensor) -> Encoded:
         """See :meth:`Seq2SeqNetwork.encode`."""

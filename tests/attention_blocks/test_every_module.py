@@ -216,7 +216,51 @@ def test_low_precision_is_near_float64(recipe: Recipe, dtype: torch.dtype) -> No
     wide = [x.double() if isinstance(x, Tensor) else x for x in low]
     exact = _tensors(module.double()(*wide))
     for found, also, wanted in zip(autocast, whole, exact, strict=True):
+        wanted = wanted.double()
         tolerance = 32 * torch.finfo(dtype).eps * max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
         torch.testing.assert_close(also.double(), wanted, rtol=0, atol=tolerance)
         assert also.dtype in (dtype, torch.float32)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@every_module
+def test_state_is_in_the_state_dict(recipe: Recipe) -> None:
+    """A module that starts without data gives the same result, however its weights are loaded."""
+    module, arguments = recipe.module(), recipe.arguments()
+    assert _state(module).keys() == module.state_dict().keys()
+    with torch.device("meta"):
+        empty, assigned = (recipe.build().double().eval() for _ in range(2))
+    empty.to_empty(device="cpu").load_state_dict(module.state_dict())
+    assigned.load_state_dict(module.state_dict(), assign=True)
+    for other in (empty, assigned):
+        torch.testing.assert_close(_tensors(other(*arguments)), _tensors(module(*arguments)), rtol=0, atol=0)
+
+
+def _reset(module: nn.Module) -> None:
+    """As FSDP and others initialise what was created without data: each module its own parameters, children first."""
+    for child in module.children():
+        _reset(child)
+    if list(module.parameters(recurse=False)):
+        module.reset_parameters()  # type: ignore[operator]
+
+
+@every_module
+def test_parameters_are_reset_to_those_of_a_new_module(recipe: Recipe) -> None:
+    module, new = recipe.build(), recipe.build()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(7.0)
+    _reset(module)
+    for name, parameter in module.named_parameters():
+        wanted = new.get_parameter(name)
+        assert (parameter != 7).all()
+        assert bool(parameter.std(unbiased=False) == 0) == bool(wanted.std(unbiased=False) == 0), name
+        if parameter.std(unbiased=False) == 0:
+            torch.testing.assert_close(parameter, wanted)
+    for part in module.modules():
+        own = list(part.parameters(recurse=False))
+        assert not own or hasattr(part, "reset_parameters"), f"{type(part).__name__} has no reset_parameters"

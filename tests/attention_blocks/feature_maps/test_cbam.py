@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers.cbam import CbamModule
-from torch import nn
+from torch import Tensor, nn
 
 from attention_blocks import CBAM, load_weights
 
@@ -63,3 +65,32 @@ def test_rounds_as_timm_does() -> None:
     for channels in (20, 24, 100):
         theirs, ours = CbamModule(channels), CBAM(channels, divisor=1, bias=False)
         assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_calls_both_children(mode: Callable[[], AbstractContextManager[None]], training: bool) -> None:
+    block, x = CBAM(16).train(training), torch.randn(2, 16, 5, 4)
+    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    for child in block.children():
+        child.register_forward_hook(lambda module, inputs, output: seen.append((module, inputs[0], output)))
+    with mode():
+        found = block(x)
+    assert [module for module, _, _ in seen] == [block.channel_attention, block.spatial_attention]
+    assert seen[0][1] is x
+    assert seen[1][1] is seen[0][2]
+    assert found is seen[1][2]
+
+
+@pytest.mark.parametrize("name", ["channel_attention", "spatial_attention"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_child_may_be_replaced_by_an_identity(name: str, mode: Callable[[], AbstractContextManager[None]]) -> None:
+    block, x = CBAM(16).eval(), torch.randn(2, 16, 5, 4)
+    setattr(block, name, nn.Identity())
+    given = x.clone()
+    with mode():
+        found = block(x)
+        [other] = [child for child in block.children() if not isinstance(child, nn.Identity)]
+        torch.testing.assert_close(found, other(given))
+    assert torch.equal(x, given)
+    assert found.data_ptr() != x.data_ptr()

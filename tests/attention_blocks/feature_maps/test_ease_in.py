@@ -36,3 +36,12 @@ def test_its_gate_opens_at_one() -> None:
     eased, x = EaseIn(32, SqueezeExcite), torch.randn(2, 32, 3, 4)
     assert torch.equal(eased.gate(x), torch.ones(2, 32, 1, 1))
     assert torch.equal(EaseIn(32, GlobalContext)(x), x)
+
+
+def test_resets_its_own_scale_alone() -> None:
+    eased = EaseIn(32, SqueezeExcite)
+    nn.init.ones_(eased.scale)
+    before = {name: value.clone() for name, value in eased.block.state_dict().items()}
+    eased.reset_parameters()
+    assert eased.scale.item() == 0
+    torch.testing.assert_close(dict(eased.block.state_dict()), before, rtol=0, atol=0)

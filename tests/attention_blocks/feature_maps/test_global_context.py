@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -53,3 +54,25 @@ def test_starts_as_the_identity() -> None:
 def test_refuses_another_way_to_fuse() -> None:
     with pytest.raises(ValueError, match="fuse must be 'add' or 'multiply', got 'mul'"):
         GlobalContext(32, fuse="mul")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fuse", ["add", "multiply"])
+def test_resets_its_own_parameters(fuse: Literal["add", "multiply"]) -> None:
+    block = GlobalContext(512, fuse=fuse)
+    assert block.score_weight.shape == (512,)
+    assert block.score_bias.shape == (1,)
+    down = block.down_proj.weight.clone()
+    up = block.up_proj.weight.clone()
+    with torch.no_grad():
+        for parameter in (block.score_weight, block.score_bias):
+            parameter.fill_(7.0)
+    block.reset_parameters()
+    assert block.score_weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.15)
+    assert not block.score_bias.any()
+    assert torch.equal(block.down_proj.weight, down)
+    assert torch.equal(block.up_proj.weight, up)
+    assert block.up_proj.weight.any().item() is (fuse == "multiply")
+    if fuse == "add":
+        nn.init.ones_(block.up_proj.weight)
+        block.reset_parameters()
+        assert not block.up_proj.weight.any()

@@ -28,7 +28,7 @@ from attention_blocks import (
     load_weights,
     remove_attention,
 )
-from attention_blocks.feature_maps.insert import follow_replaced
+from attention_blocks.feature_maps.with_attention import WithAttention
 
 
 class OwnNetwork(nn.Module):
@@ -114,10 +114,10 @@ def test_a_trained_network_is_unchanged_at_first_and_learns(
 )
 def test_removing_attention_restores_any_network_of_timm(name: str) -> None:
     model = timm.create_model(name).eval()
-    x, before, keys, shown = (
+    x, before, parts, shown = (
         _images(),
         {k: v.clone() for k, v in model.state_dict().items()},
-        list(dict(model.named_modules())),
+        list(model.named_modules()),
         repr(model),
     )
     wanted = model(x)
@@ -125,7 +125,7 @@ def test_removing_attention_restores_any_network_of_timm(name: str) -> None:
     assert not torch.allclose(model(x), wanted)
     remove_attention(model)
     assert torch.equal(model(x), wanted)
-    assert list(dict(model.named_modules())) == keys
+    assert list(model.named_modules()) == parts  # the same objects in the same order
     assert repr(model) == shown
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not any(module._forward_hooks for module in model.modules())
@@ -137,11 +137,26 @@ def test_recording_feature_maps_has_no_side_effects(network: nn.Module, training
     network.get_submodule("norm").eval()  # frozen, as fine-tuning does
     before = copy.deepcopy(network.state_dict())
     insert_attention(network, SqueezeExcite, "norm")
-    modes = {name: module.training for name, module in network.named_modules() if "inserted" not in name}
+    block = inserted(network)["norm"]
+    remove_attention(network)
+    modes = {name: module.training for name, module in network.named_modules()}
     assert modes == {name: training and name != "norm" for name in modes}
-    assert inserted(network)["norm"].training is training
-    after = {key: value for key, value in network.state_dict().items() if "inserted" not in key}
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert all(part.training is training for part in block.modules())
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+
+
+def test_recording_feature_maps_switches_no_module(network: nn.Module) -> None:
+    """Some layers, such as LoRA's, merge weights when their mode is switched."""
+    switched: list[nn.Module] = []
+
+    class Watched(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Watched:
+            switched.append(self)
+            return super().train(mode)
+
+    network.norm = Watched(16)
+    insert_attention(network, SqueezeExcite, "norm")
+    assert not switched
 
 
 @pytest.mark.parametrize(
@@ -161,21 +176,21 @@ def test_locations(resnet: nn.Module, where: object, locations: list[str]) -> No
     model = copy.deepcopy(resnet)
     found = insert_attention(model, EfficientChannelAttention, where)  # type: ignore[arg-type]
     assert [insertion.location for insertion in found] == locations
-    assert list(inserted(model)) == locations
+    assert sorted(inserted(model)) == sorted(locations)
 
 
-def test_a_block_follows_where_its_module_is_replaced(network: nn.Module) -> None:
+def test_blocks_act_after_conversion_to_sync_batch_norm(network: nn.Module) -> None:
     """As training on several devices does, which replaces batch norms by synchronised ones."""
-    insert_attention(network, SimAM, "norm")
     x = _images(1)
+    plain = network(x)
+    insert_attention(network, SimAM, "norm")
     wanted = network(x)
+    assert not torch.allclose(wanted, plain)
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    assert not torch.allclose(synced(x), wanted)
-    for _ in range(2):
-        follow_replaced(synced)
-        assert torch.equal(synced(x), wanted)
+    assert torch.equal(synced(x), wanted)
     remove_attention(synced)
-    assert not any(module._forward_hooks for module in synced.modules())
+    assert isinstance(synced.norm, nn.SyncBatchNorm)
+    assert torch.equal(synced(x), plain)
 
 
 def test_finds_attention_inserted_into_parts_of_a_network() -> None:
@@ -187,7 +202,7 @@ def test_finds_attention_inserted_into_parts_of_a_network() -> None:
     insert_attention(model, SimAM, "0.stem")
     remove_attention(model)
     assert not inserted(model)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(isinstance(module, WithAttention) for module in model.modules())
 
 
 def test_a_network_of_several_inputs(network: nn.Module) -> None:
@@ -252,7 +267,10 @@ def test_state_survives_a_file_and_plain_weights_still_fit(network: nn.Module) -
     assert torch.equal(other(x), network(x))
     missing = other.load_state_dict(plain.state_dict(), strict=False)
     assert not missing.unexpected_keys
-    assert all(key.startswith("inserted_attention.body/") for key in missing.missing_keys)
+    assert set(missing.missing_keys) == {
+        f"body.{number}.attention.{key}" for number in range(2) for key in SqueezeExcite(16).state_dict()
+    }
+    assert torch.equal(other(x), network(x))
 
 
 @pytest.mark.slow
@@ -269,6 +287,132 @@ def test_blocks_get_the_networks_dtype_and_layout(network: nn.Module) -> None:
     (insertion,) = insert_attention(network, SqueezeExcite, "stem")
     assert next(insertion.block.parameters()).dtype == torch.bfloat16
     assert network(_images(1).bfloat16()).dtype == torch.bfloat16
+
+
+class OwnBlock(nn.Module):
+    """A user's block, which any tool can trace."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_timms_features_are_those_with_attention(features_only: bool) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv3_small_050", features_only=features_only).eval()
+    plain, x = copy.deepcopy(model), _images()
+    [insertion] = insert_attention(model, OwnBlock, "blocks.5" if features_only else "blocks")
+    if features_only:
+        *before, last = model(x)
+        torch.testing.assert_close(before, plain(x)[:-1])
+        torch.testing.assert_close(last, insertion.block(plain(x)[-1]))
+        return
+    wanted = insertion.block(plain.blocks(plain.bn1(plain.conv_stem(x))))
+    torch.testing.assert_close(model.forward_features(x), wanted)
+    # Which iterates over the stages.
+    torch.testing.assert_close(model.forward_intermediates(x)[0], wanted)
+    pooled = plain.forward_head(wanted)
+    torch.testing.assert_close(model(x), pooled)
+
+
+def test_children_are_replaced_as_in_the_plain_network() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1)), nn.Flatten())
+    insert_attention(model, OwnBlock, "1", example=torch.zeros(1, 3, 8, 8))
+    block, x = inserted(model)["1"], _images(side=8)
+    model[1][-1] = nn.Identity()  # type: ignore[operator]
+    torch.testing.assert_close(model(x), block(model[0](x).relu()).flatten(1))
+    model[-1] = nn.Identity()
+    torch.testing.assert_close(model(x), block(model[0](x).relu()))
+
+
+def test_a_module_with_several_names_gets_one_block(network: nn.Module) -> None:
+    norm = network.norm
+    network.alias = norm
+    network.part = nn.ModuleList([norm])  # type: ignore[list-item]
+    network.listed = [network.stem, norm]  # type: ignore[assignment]
+    network.by_name = {"norm": norm}  # type: ignore[assignment]
+
+    def references() -> list[object]:
+        return [network.norm, network.alias, network.part[0], network.listed[1], network.by_name["norm"]]  # type: ignore[index]
+
+    insert_attention(network, OwnBlock, "norm")
+    assert list(inserted(network)) == ["norm"]
+    assert all(reference is network.norm is not norm for reference in references())
+    remove_attention(network)
+    assert all(reference is norm for reference in references())
+
+
+class Listed(nn.Module):
+    """A CNN that calls its stages through a list, as those of Detectron2 do, or through a list of lists."""
+
+    def __init__(self, *, nested: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.stages = [[self.first, self.second]] if nested else [self.first, self.second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages[0] if isinstance(self.stages[0], list) else self.stages:
+            x = stage(x)
+        return x
+
+
+def test_stages_in_a_list_are_called_with_attention() -> None:
+    model, x = Listed(nested=False), _images()
+    stages = list(model.stages)
+    [insertion] = insert_attention(model, OwnBlock, "first")
+    torch.testing.assert_close(model(x), model.second(insertion.block(stages[0](x))))  # type: ignore[operator]
+    remove_attention(model)
+    assert model.stages == stages
+
+
+def test_refuses_a_module_at_which_attention_would_not_be_called() -> None:
+    model = nn.Sequential(Listed(nested=True), nn.Identity())
+    parts = list(model.named_modules())
+    with pytest.raises(ValueError, match=r"where: .*'0\.first'"):
+        insert_attention(model, OwnBlock, ["0.first", "1"])
+    assert list(model.named_modules()) == parts
+
+
+def test_refuses_a_network_that_does_not_run_with_attention() -> None:
+    class Strict(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if not isinstance(self[0], nn.Conv2d):
+                raise TypeError("the first layer must be a convolution")
+            return super().forward(x)  # type: ignore[no-untyped-call]
+
+    model = Strict(nn.Conv2d(3, 8, 3))
+    parts = list(model.named_modules())
+    with pytest.raises(ValueError, match=r"where: attention cannot be inserted there; .* must be a convolution"):
+        insert_attention(model, OwnBlock, "0")
+    assert list(model.named_modules()) == parts
+
+
+def test_blocks_get_the_dtype_at_their_location() -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(torch.float64)
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), Cast(), nn.Conv2d(16, 16, 3).double())
+    insert_attention(model, SqueezeExcite, ["0", "2"])
+    dtypes = {name: next(block.parameters()).dtype for name, block in inserted(model).items()}
+    assert dtypes == {"0": torch.float32, "2": torch.float64}
+    assert model(_images()).dtype == torch.float64
+
+
+def test_blocks_are_created_on_the_device_at_their_location() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)).to("meta")
+    [insertion] = insert_attention(model, SqueezeExcite, "1")
+    assert {parameter.device.type for parameter in insertion.block.parameters()} == {"meta"}
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)).eval()
+    insert_attention(source, SqueezeExcite, "1")
+    model.load_state_dict(source.state_dict(), assign=True)
+    x = _images()
+    assert torch.equal(model.eval()(x), source(x))
 
 
 def _with_block(model: nn.Module) -> None:
@@ -333,6 +477,10 @@ def test_refuses_models_whose_sizes_cannot_be_found(model: nn.Module, message: s
 def test_refuses_to_remove_attention_that_was_not_inserted(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="model holds no inserted attention"):
         remove_attention(network)
+    insert_attention(network, SimAM, "norm")
+    with pytest.raises(ValueError, match="pass the network that it is a part of"):
+        remove_attention(network.get_submodule("norm"))
+    assert list(inserted(network)) == ["norm"]
 
 
 @pytest.mark.parametrize(

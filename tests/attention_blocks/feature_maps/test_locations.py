@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from attention_blocks import SimAM, insert_attention
+from attention_blocks import BAM, SimAM, insert_attention
+from attention_blocks.feature_maps.locations import find_feature_maps
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,47 @@ def test_refuses_maps_with_channels_last(location: str | type[nn.Module]) -> Non
     model = timm.create_model("swin_tiny_patch4_window7_224")
     with pytest.raises(ValueError, match=r"'layers.0.blocks.0.* has its channels last, \(B, H, W, C\)"):
         insert_attention(model, SimAM, location)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_with_attention_has_the_feature_maps_of_the_plain_one(training: bool) -> None:
+    model = torchvision.models.resnet18().train(training)
+    plain = find_feature_maps(model, None)
+    insert_attention(model, BAM, ["layer1", "layer1.*.bn2", "layer4.1"])
+    found = find_feature_maps(model, None)
+    assert found._replace(attended=set(), like={}) == plain._replace(like={})
+    assert list(found.outputs) == list(plain.outputs)
+    assert found.attended == {"layer1", "layer1.0.bn2", "layer1.1.bn2", "layer4.1"}
+    ends = insert_attention(model, SimAM, [8, 16, 32])
+    assert [insertion.location for insertion in ends] == ["layer2", "layer3", "layer4"]
+
+
+def test_dtypes_and_devices_of_feature_maps_are_recorded() -> None:
+    class Half(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.bfloat16()
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Half(), nn.ReLU()).to("meta")
+    like = find_feature_maps(model, None).like
+    assert {name: empty.dtype for name, empty in like.items()} == {
+        "0": torch.float32,
+        "1": torch.bfloat16,
+        "2": torch.bfloat16,
+    }
+    assert {empty.device.type for empty in like.values()} == {"meta"}
+
+
+def test_recording_leaves_hooks_and_modes_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    model[1].eval()
+    seen: list[tuple[bool, int]] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((model.training, sum(len(part._forward_hooks) for part in model.modules())))
+            return x
+
+    model.append(Watched())
+    find_feature_maps(model, None)
+    assert seen == [(True, 0)]
+    assert [part.training for part in model.modules()] == [True, True, False, True, True]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attention_blocks.feature_maps.pooling import mean_of, multiplied
+from attention_blocks.feature_maps.pooling import mean_of
 
 
 @pytest.mark.parametrize("dim", [1, 3, (2, 3)])
@@ -28,17 +28,3 @@ def test_the_gradient_is_expanded() -> None:
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
     (gradient,) = torch.autograd.grad(mean_of(x, (2, 3)).sum(), x)
     assert gradient.untyped_storage().nbytes() <= 2 * 3 * 4
-
-
-def test_multiplies_by_every_gate_and_overwrites_no_input() -> None:
-    x, gates = torch.randn(2, 3, 4, 5), (torch.rand(2, 3, 1, 1), torch.rand(2, 1, 4, 5), torch.rand(1))
-    given = x.clone()
-    with torch.no_grad():
-        found = multiplied(x, *gates)
-        assert torch.equal(x, given)
-        torch.testing.assert_close(found, x * gates[0] * gates[1] * gates[2])
-        assert multiplied(x, gates[0], overwrite=True).data_ptr() == x.data_ptr()
-    leaf = given.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(multiplied(leaf, *gates, overwrite=True).sum(), leaf)
-    torch.testing.assert_close(gradient, (gates[0] * gates[1] * gates[2]).expand_as(x))
-    assert multiplied(given.bfloat16(), gates[0], overwrite=True).dtype == torch.float32

@@ -94,6 +94,18 @@ def test_the_paper_counts_twenty_seven_and_a_half_million_parameters_in_sknet_50
     assert round(total / 1e6, 1) == 27.5
 
 
+def test_hooks_see_what_each_layer_returned() -> None:
+    """No layer overwrites the output of the one before it."""
+    block, seen = SelectiveKernel(32), []
+    for layer in block.modules():
+        assert not getattr(layer, "inplace", False)
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda module, inputs, output: seen.append((output, output.detach().clone())))
+    block(torch.randn(2, 32, 5, 4))
+    assert len(seen) == 2 * 3 + 4
+    assert all(torch.equal(output, then) for output, then in seen)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -62,6 +62,15 @@ def test_the_scores_of_a_large_map_are_never_stored() -> None:
     assert max(sizes) == x.numel()
 
 
+def test_resets_its_own_scale_alone() -> None:
+    block = SelfAttention2d(16)
+    nn.init.ones_(block.scale)
+    before = {name: value.clone() for name, value in block.attention.state_dict().items()}
+    block.reset_parameters()
+    assert block.scale.item() == 0
+    torch.testing.assert_close(dict(block.attention.state_dict()), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from attention_blocks.kernels import dropout
 
@@ -71,15 +72,68 @@ def test_returns_the_input_when_nothing_is_dropped(p: float, training: bool) -> 
     assert dropout(x, p, training) is x
 
 
-def test_compiled_and_transformed_code_uses_torch() -> None:
+def test_compiled_code_uses_torch() -> None:
     torch._dynamo.reset()
     found = torch.compile(Dropping(), backend="eager", fullgraph=True)(torch.ones(1000))
     assert set(found.tolist()) == {0.0, 2.0}
-    rows = torch.func.vmap(Dropping(), randomness="different")(torch.ones(2, 100))
-    assert not torch.equal(rows[0], rows[1])
 
 
 def test_the_default_device_does_not_matter() -> None:
     x = torch.ones(9)
     with torch.device("meta"):
         assert dropout(x, 0.5).device == x.device
+
+
+@pytest.mark.parametrize("function", [Dropping(), nn.Dropout(0.5)], ids=["ours", "torch"])
+def test_vmap_draws_the_same_mask_for_all_samples_or_different_ones(function: nn.Module) -> None:
+    x = torch.ones(3, 5, 41)
+    same = torch.func.vmap(function, randomness="same")(x)
+    assert torch.equal(same[0], same[1])
+    assert torch.equal(same[0], same[2])
+    assert set(same.unique().tolist()) == {0.0, 2.0}
+    different = torch.func.vmap(function, randomness="different")(x)
+    assert set(different.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(different[0], different[1])
+    assert not torch.equal(different[1], different[2])
+    assert not torch.equal(different, torch.func.vmap(function, randomness="different")(x))
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(function)(x)
+
+
+def test_per_sample_gradients_pass_through_kept_entries() -> None:
+    x = torch.randn(4, 30, dtype=torch.float64)
+
+    def run(row: Tensor) -> tuple[Tensor, Tensor]:
+        found = dropout(row, 0.4)
+        return found.sum(), found
+
+    gradients, found = torch.func.vmap(torch.func.grad(run, has_aux=True), randomness="different")(x)
+    torch.testing.assert_close(gradients * x, found)
+    assert not torch.equal(gradients[0], gradients[1])
+
+
+def test_tangents_are_dropped_as_the_values_are() -> None:
+    x = torch.randn(50, 7, dtype=torch.float64) + 9
+    found, tangent = torch.func.jvp(lambda y: dropout(y, 0.4), (x,), (3 * x,))
+    assert (found == 0).any()
+    torch.testing.assert_close(tangent, 3 * found)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_a_traced_mask_is_drawn_at_each_call(mode: str) -> None:
+    x = torch.ones(9, 111)
+    traced = make_fx(lambda y: dropout(y, 0.5), tracing_mode=mode)(x)
+    first, second = traced(x), traced(x)
+    assert not torch.equal(first, second)
+    for found in (first, second):
+        assert found.shape == x.shape
+        assert set(found.unique().tolist()) == {0.0, 2.0}
+
+
+def test_compiled_network_with_gradients() -> None:
+    torch._dynamo.reset()
+    x = torch.ones(1000, requires_grad=True)
+    found = torch.compile(Dropping(), backend="aot_eager", fullgraph=True)(x)
+    found.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, found)

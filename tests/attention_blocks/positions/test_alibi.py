@@ -46,10 +46,33 @@ def test_attention_adds_it_to_the_scores() -> None:
 
 
 def test_has_no_state_and_stays_exact_in_half_precision() -> None:
-    alibi = ALiBi(8).to(torch.bfloat16)
-    assert alibi.state_dict() == {}
-    assert list(alibi.parameters()) == []
-    assert alibi(1, 1000)[0, 0, 999].item() == -999 / 2
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        alibi = ALiBi(8).to(dtype)
+        assert alibi.state_dict() == {}
+        assert [*alibi.parameters(), *alibi.buffers()] == []
+        bias = alibi(1, 1000)
+        assert bias.dtype == torch.float32
+        assert bias[0, 0, 999].item() == -999 / 2
+
+
+def test_is_created_on_the_device_that_is_asked_for() -> None:
+    assert ALiBi(4)(2, 3).device.type == "cpu"
+    assert ALiBi(4)(2, 3, device="meta").is_meta
+    assert ALiBi(4)(2, 3, device=torch.device("cpu")).device.type == "cpu"
+    with torch.device("meta"):
+        alibi = ALiBi(4)
+    torch.testing.assert_close(alibi(2, 3, device="cpu"), ALiBi(4)(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_attention_of_another_precision(dtype: torch.dtype) -> None:
+    attention, x = MultiHeadAttention(16, num_heads=4, score_bias=ALiBi).to(dtype), torch.randn(2, 5, 16).to(dtype)
+    wanted = attention.double()(x.double(), x.double()).context
+    attention.to(dtype)
+    for need_weights in (False, True):
+        found = attention(x, x, need_weights=need_weights).context
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=64 * torch.finfo(dtype).eps)
 
 
 def test_compiles_and_exports() -> None:

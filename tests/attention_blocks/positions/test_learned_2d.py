@@ -2,6 +2,7 @@ import pytest
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.export import Dim, export
 
 from attention_blocks import LearnedPosition2d
 
@@ -73,6 +74,20 @@ def test_compiles_and_exports(grid: tuple[int, int]) -> None:
     wanted = x + timm_resampled(position.table.detach(), grid)
     torch.testing.assert_close(torch.compile(position, fullgraph=True, backend="eager")(x), wanted)
     torch.testing.assert_close(torch.export.export(position, (x,)).module()(x), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [(4, 6), (5, 3)], ids=str)
+def test_exports_with_any_grid(example: tuple[int, int]) -> None:
+    """The program takes the table's own grid and others, whichever it was exported with."""
+    position = LearnedPosition2d(3, grid=(4, 6))
+    height, width = Dim("height", min=2, max=64), Dim("width", min=2, max=64)
+    program = export(position, (torch.randn(2, *example, 3),), dynamic_shapes=({1: height, 2: width},)).module()
+    for grid in ((4, 6), (6, 4), (4, 5), (9, 6), (2, 2), (17, 30)):
+        x = torch.randn(2, *grid, 3)
+        torch.testing.assert_close(program(x), position(x))
+        table = timm_resampled(position.table.detach(), grid) if grid != (4, 6) else position.table
+        torch.testing.assert_close(program(x), x + table)
 
 
 def test_refuses_unfit_sizes() -> None:

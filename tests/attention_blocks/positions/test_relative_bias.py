@@ -65,7 +65,25 @@ def test_attention_adds_it_to_the_scores_and_trains_it() -> None:
 
 
 def test_only_the_table_is_stored() -> None:
-    assert list(RelativePositionBias(2).state_dict()) == ["table"]
+    bias = RelativePositionBias(2)
+    assert list(bias.state_dict()) == ["table"]
+    assert list(bias.buffers()) == []
+
+
+def test_a_table_without_data_is_filled_by_loading() -> None:
+    bias = RelativePositionBias(4)
+    with torch.device("meta"):
+        other, assigned = RelativePositionBias(4), RelativePositionBias(4)
+    other.to_empty(device="cpu").load_state_dict(bias.state_dict())
+    assigned.load_state_dict(bias.state_dict(), assign=True)
+    for each in (other, assigned):
+        assert torch.equal(each(3, 200, offset=100), bias(3, 200, offset=100))
+
+
+def test_is_on_the_device_of_its_table_whatever_is_asked_for() -> None:
+    bias = RelativePositionBias(4)
+    assert torch.equal(bias(3, 5, device="meta"), bias(3, 5))
+    assert bias.to("meta")(3, 5, device="cpu").is_meta
 
 
 def test_compiles_and_exports() -> None:

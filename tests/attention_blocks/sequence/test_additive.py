@@ -11,7 +11,7 @@ def bahdanau(
     block: AdditiveAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Appendix A.1.2 of the paper, one number at a time: e_ij = v · tanh(W s_i + U h_j), α = softmax(e), c = Σ α h."""
-    w, u, v = block.query_proj.weight, block.key_proj.weight, block.score_proj.weight[0]
+    w, u, v = block.query_proj.weight, block.key_proj.weight, block.score_weight
     weights = torch.zeros(query.size(0), query.size(1), key.size(1), dtype=torch.float64)
     context = torch.zeros(query.size(0), query.size(1), value.size(2), dtype=torch.float64)
     for b in range(query.size(0)):
@@ -47,8 +47,23 @@ def test_memory_holds_the_projected_keys() -> None:
 
 
 def test_the_hidden_size_defaults_to_the_size_of_the_query() -> None:
-    assert AdditiveAttention(4, 6).score_proj.in_features == 4
-    assert AdditiveAttention(4, 6, hidden_dim=9).score_proj.in_features == 9
+    assert AdditiveAttention(4, 6).score_weight.shape == (4,)
+    assert AdditiveAttention(4, 6, hidden_dim=9).score_weight.shape == (9,)
+
+
+def test_resets_its_own_weight_as_a_linear_layer_does() -> None:
+    block = AdditiveAttention(4, 6, hidden_dim=900)
+    torch.nn.init.constant_(block.score_weight, 7.0)
+    projections = [linear.weight.clone() for linear in (block.query_proj, block.key_proj)]
+    torch.manual_seed(3)
+    block.reset_parameters()
+    torch.manual_seed(3)
+    wanted = torch.nn.Linear(900, 1, bias=False).weight[0]
+    assert torch.equal(block.score_weight, wanted)
+    assert block.score_weight.abs().max().item() <= 1 / 30
+    assert block.score_weight.std().item() == pytest.approx(1 / 30 / 3**0.5, rel=0.1)
+    assert torch.equal(block.query_proj.weight, projections[0])
+    assert torch.equal(block.key_proj.weight, projections[1])
 
 
 def test_refuses_an_empty_hidden_layer() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_blocks import Cache, Memory
+from attention_blocks import Cache, Memory, Past
 
 
 @settings(deadline=None, max_examples=30)
@@ -55,3 +55,12 @@ def test_selects_entries_in_a_new_order(positions: list[int], room: int, heads: 
     assert grown.key.data_ptr() == selected.key.data_ptr()
     assert torch.equal(grown.memory.value[..., len(positions) :, :], later.value)
     assert torch.equal(cache.memory.key, memory.key)
+
+
+def test_a_past_is_a_memory_with_a_position() -> None:
+    key, value = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 6)
+    past = Past(key, value, 9)
+    assert isinstance(past.memory, Memory)
+    assert past.memory.key is key
+    assert past.memory.value is value
+    assert past == (key, value, 9)

@@ -25,7 +25,7 @@ def luong_score(block: LuongAttention, query: Tensor, key: Tensor) -> float:
     assert block.concat is not None
     # W [q; k], the two vectors one above the other.
     w = torch.cat([block.concat.query_proj.weight, block.concat.key_proj.weight], dim=1)
-    return (block.concat.score_proj.weight[0] @ torch.tanh(w @ torch.cat([query, key]))).item()
+    return (block.concat.score_weight @ torch.tanh(w @ torch.cat([query, key]))).item()
 
 
 def luong(block: LuongAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,31 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from attention_blocks import causal_mask, padding_mask, window_mask
 from attention_blocks.sequence.masks import check_mask, check_polarity
 
 lengths_of_rows = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 reach = st.none() | st.integers(0, 6)
+looks_inverted = pytest.warns(UserWarning, match=r"looks inverted.*True means may attend.*pass ~mask")
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def queries_of(length: int) -> Tensor:
+    return torch.zeros(2, length, 4)
+
+
+def accepted(mask: Tensor, queries: int) -> None:
+    """Nothing is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_polarity(mask, queries_of(queries))
 
 
 @quickly
@@ -80,7 +95,7 @@ def test_no_mask_of_ours_looks_inverted(
     mask = torch.ones((), dtype=torch.bool)
     for name in sorted(chosen):
         mask = mask & parts[name]
-    check_polarity(mask, queries)
+    accepted(mask, queries)
     assert check_mask(mask, len(lengths), queries, longest) is not None
 
 
@@ -96,41 +111,68 @@ def test_no_mask_of_ours_looks_inverted(
     ids=["window at the end", "packed", "holes", "nothing", "no rows"],
 )
 def test_masks_that_resemble_inverted_ones_are_accepted(mask: Tensor, queries: int) -> None:
-    check_polarity(mask, queries)
+    accepted(mask, queries)
     assert check_mask(mask, mask.size(0), queries, mask.size(2)) is not None
 
 
 def test_two_queries_are_too_few_to_detect_inversion() -> None:
-    check_polarity(~causal_mask(2))
-    with pytest.raises(ValueError, match="looks inverted"):
-        check_polarity(~causal_mask(3))
+    accepted(~causal_mask(2), 2)
+    with looks_inverted:
+        check_polarity(~causal_mask(3), queries_of(3))
 
 
 @quickly
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=5).filter(lambda lengths: len(set(lengths)) > 1))
 def test_detects_inverted_padding(lengths: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"looks inverted.*True means may attend.*pass ~mask"):
-        check_polarity(~padding_mask(torch.tensor(lengths)))
+    mask = ~padding_mask(torch.tensor(lengths))
+    for queries in (2, 5):
+        with looks_inverted:
+            check_polarity(mask, queries_of(queries))
+    accepted(mask, 1)  # may be a window at the end of the longest sequence
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (4,)], ids=str)
+@pytest.mark.parametrize("lead", [(), (1,), (4,), (4, 2), (1, 2)], ids=str)
 @pytest.mark.parametrize("length", [3, 7])
 def test_detects_inverted_causal_masks(lead: tuple[int, ...], length: int) -> None:
-    with pytest.raises(ValueError, match=r"looks inverted"):
-        check_polarity(~causal_mask(length).expand(*lead, length, length))
+    with looks_inverted:
+        check_polarity(~causal_mask(length).expand(*lead, length, length), queries_of(length))
 
 
 def test_an_inverted_mask_on_an_accelerator_is_not_read() -> None:
     mask = (~causal_mask(4)).to("meta")
-    check_polarity(mask)
+    accepted(mask, 4)
     assert check_mask(mask, 2, 4, 4) is not None
 
 
 def test_an_inverted_mask_of_another_class_is_not_read() -> None:
     with FakeTensorMode():
         mask = ~causal_mask(4)
-        check_polarity(mask)
+        accepted(mask, 4)
         assert check_mask(mask, 2, 4, 4) is not None
+
+
+def test_values_that_a_transform_does_not_know_are_not_read() -> None:
+    inverted = ~causal_mask(4).expand(3, 4, 4)
+
+    def checked(mask: Tensor) -> Tensor:
+        check_polarity(mask, queries_of(4))
+        check_polarity(mask & inverted, queries_of(4))
+        return mask.int()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.func.vmap(checked)(inverted.expand(5, -1, -1, -1))
+        make_fx(checked)(inverted)
+        make_fx(checked, tracing_mode="symbolic", _allow_non_fake_inputs=True)(inverted)
+        torch._dynamo.reset()
+        torch.compile(checked, fullgraph=True, backend="eager")(inverted)
+
+
+def test_no_mask_and_masks_that_are_refused_elsewhere_are_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_polarity(None, queries_of(3))
+        check_polarity((~causal_mask(3)).float(), queries_of(3))
 
 
 @pytest.mark.parametrize("lengths", [torch.tensor([1.0]), torch.tensor([True]), torch.tensor([1j])], ids=str)
@@ -177,5 +219,31 @@ def test_check_mask_accepts_masks_that_broadcast_and_no_others(
     assert torch.equal(checked.expand(wanted), expanded)
 
 
+@quickly
+@given(data=st.data(), batch=st.integers(1, 3), heads=st.integers(1, 4))
+def test_check_mask_accepts_a_mask_for_each_head(data: st.DataObject, batch: int, heads: int) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=4, max_size=5)))
+    mask, wanted = torch.rand(shape) > 0.5, (batch, heads, 2, 3)
+    fits = len(shape) == 4 and all(size in (1, full) for size, full in zip(shape, wanted, strict=True))
+    if not fits:
+        with pytest.raises(ValueError, match="does not broadcast"):
+            check_mask(mask, batch, 2, 3, heads)
+        return
+    checked = check_mask(mask, batch, 2, 3, heads)
+    assert checked is not None
+    assert checked.shape == (*shape[:3], 3)
+    assert torch.equal(checked.expand(wanted), mask.expand(wanted))
+    with pytest.raises(ValueError, match=r"does not broadcast to \(B, T_q, T_k\)"):
+        check_mask(mask, batch, 2, 3)
+
+
+def test_check_mask_names_the_heads() -> None:
+    with pytest.raises(ValueError, match=r"to \(B, N, T_q, T_k\) = \(2, 4, 3, 5\)"):
+        check_mask(torch.ones(2, 3, 3, 5, dtype=torch.bool), 2, 3, 5, 4)
+    with pytest.raises(ValueError, match=r"to \(B, T_q, T_k\) = \(2, 3, 5\)"):
+        check_mask(torch.ones(4, 3, 5, dtype=torch.bool), 2, 3, 5, 4)
+
+
 def test_check_mask_accepts_no_mask() -> None:
     assert check_mask(None, 2, 3, 4) is None
+    assert check_mask(None, 2, 3, 4, 5) is None

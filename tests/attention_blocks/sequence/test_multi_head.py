@@ -142,11 +142,15 @@ class Ramp(nn.Module):
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.devices: list[torch.device | None] = []
 
-    def forward(self, query_length: int, key_length: int, *, offset: int = 0) -> Tensor:
-        heads = torch.arange(self.num_heads)[:, None, None]
-        queries = torch.arange(query_length)[:, None] + offset
-        return heads * queries * 0.1 - torch.arange(key_length)
+    def forward(
+        self, query_length: int, key_length: int, *, offset: int = 0, device: torch.device | None = None
+    ) -> Tensor:
+        self.devices.append(device)
+        heads = torch.arange(self.num_heads, device=device)[:, None, None]
+        queries = torch.arange(query_length, device=device)[:, None] + offset
+        return heads * queries * 0.1 - torch.arange(key_length, device=device)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
@@ -165,6 +169,17 @@ def test_score_bias_is_added_before_the_softmax(need_weights: bool, masked: bool
     memory = block.project(key)
     found = block.attend(query, memory, mask if masked else None, need_weights=need_weights, offset=2)
     torch.testing.assert_close(found.context, block.out_proj(context))
+    assert isinstance(block.score_bias, Ramp)
+    assert block.score_bias.devices == [query.device]
+
+
+def test_a_score_bias_is_created_on_the_device_of_the_queries() -> None:
+    with torch.device("meta"):
+        block = MultiHeadAttention(16, num_heads=4, score_bias=Ramp)
+        x = torch.randn(2, 3, 16)
+    assert block(x, x).context.is_meta
+    assert isinstance(block.score_bias, Ramp)
+    assert block.score_bias.devices == [torch.device("meta")]
 
 
 def test_alibi_and_rotary_follow_their_equations() -> None:
@@ -271,3 +286,156 @@ def test_no_keys_give_a_zero_context() -> None:
     for need_weights in (False, True):
         output = attention(torch.randn(2, 3, 8), torch.randn(2, 0, 8), need_weights=need_weights)
         assert torch.equal(output.context, torch.zeros(2, 3, 8))
+
+
+def _by_the_formula(
+    block: MultiHeadAttention, query: Tensor, key: Tensor, mask: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Context and weights under a mask for each head, one head at a time; rows that are empty have zero weights."""
+    q, k, v = heads_of(block, query, key)
+    mask = mask.expand(query.size(0), block.num_heads, query.size(1), key.size(1))
+    group = block.num_heads // block.num_kv_heads
+    contexts, maps = [], []
+    for head in range(block.num_heads):
+        scores = torch.einsum("bqd,bkd->bqk", q[:, :, head], k[:, :, head // group]) / math.sqrt(block.head_dim)
+        scores = scores if bias is None else scores + bias[head]
+        exp = scores.exp() * mask[:, head]
+        maps.append(exp / exp.sum(-1, keepdim=True).clamp(min=1e-300))
+        contexts.append(maps[-1] @ v[:, :, head // group])
+    context = block.out_proj(torch.cat(contexts, dim=-1))
+    some = mask.any(3).any(1)  # (B, T_q)
+    return context * some.unsqueeze(-1), torch.stack(maps, dim=1)
+
+
+MASK_SHAPES = [(2, 4, 3, 5), (1, 4, 3, 5), (2, 4, 1, 5), (1, 4, 1, 5), (2, 1, 3, 5), (2, 4, 3, 1), (1, 1, 1, 5)]
+
+
+def _holes(shape: tuple[int, ...]) -> Tensor:
+    """With one row empty in one head, and one in all heads."""
+    mask = torch.rand(shape) > 0.4
+    if shape[2] > 1:
+        mask[-1, 0, 1] = False
+        mask[0, :, 2] = False
+    return mask
+
+
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_a_mask_for_each_head_follows_the_formula(
+    shape: tuple[int, ...], num_kv_heads: int, need_weights: bool
+) -> None:
+    block = drawn(MultiHeadAttention(16, 12, num_heads=4, num_kv_heads=num_kv_heads))
+    query = torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True)
+    key = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    mask = _holes(shape)
+    context, weights = _by_the_formula(block, query, key, mask)
+    for found in (
+        block(query, key, mask=mask, need_weights=need_weights),
+        block.attend(query, block.project(key), mask, need_weights=need_weights),
+        block(query, block.project(key), mask=mask, need_weights=need_weights),
+    ):
+        torch.testing.assert_close(found.context, context)
+        if need_weights:
+            torch.testing.assert_close(found.weights, weights)
+        upstream = torch.randn_like(context)
+        leaves = [query, key, *block.parameters()]
+        torch.testing.assert_close(
+            torch.autograd.grad(found.context, leaves, upstream, retain_graph=True),
+            torch.autograd.grad(context, leaves, upstream, retain_graph=True),
+        )
+    with torch.no_grad():
+        torch.testing.assert_close(block(query, key, mask=mask, need_weights=need_weights).context, context)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_a_mask_for_each_head_of_one_query(num_kv_heads: int, grad: bool, need_weights: bool) -> None:
+    block = drawn(MultiHeadAttention(16, num_heads=4, num_kv_heads=num_kv_heads, score_bias=ALiBi))
+    query, key = torch.randn(3, 1, 16, dtype=torch.float64), torch.randn(3, 5, 16, dtype=torch.float64)
+    mask = torch.rand(3, 4, 1, 5) > 0.4
+    mask[0, 2], mask[1] = False, False
+    bias = ALiBi(4)(1, 5, offset=4)
+    context, weights = _by_the_formula(block, query, key, mask, bias)
+    with torch.set_grad_enabled(grad):
+        for given in (mask, mask[..., :1] & mask, mask[2:]):
+            rows = slice(2, 3) if len(given) == 1 else slice(0, 3)
+            memory = block.project(key[rows])
+            found = block.attend(query[rows], memory, given, need_weights=need_weights, offset=4)
+            if given is mask or len(given) == 1:
+                torch.testing.assert_close(found.context, context[rows])
+                if need_weights:
+                    torch.testing.assert_close(found.weights, weights[rows])
+            else:
+                wanted, _ = _by_the_formula(block, query, key, given, bias)
+                torch.testing.assert_close(found.context, wanted)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_empty_rows_of_some_heads_and_of_all(need_weights: bool) -> None:
+    block = MultiHeadAttention(8, num_heads=2)
+    nn.init.ones_(block.out_proj.bias)
+    x = torch.randn(1, 3, 8, requires_grad=True)
+    mask = torch.ones(1, 2, 3, 3, dtype=torch.bool)
+    mask[0, 0, 0] = False  # of one head
+    mask[0, :, 1] = False  # of both heads
+    found = block(x, x, mask=mask, need_weights=need_weights)
+    assert found.context.isfinite().all()
+    assert not found.context[0, 1].any(), "no bias of out_proj"
+    assert found.context[0, 0].any()
+    # The context of the empty head is zero: that of the other alone goes through out_proj.
+    value = block.value_proj(x)[0].view(3, 2, 4)
+    other = (block(x, x, need_weights=True).weights[0, 1, 0] @ value[:, 1]).view(1, 4)
+    torch.testing.assert_close(found.context[0, :1], other @ block.out_proj.weight[:, 4:].mT + 1)
+    if need_weights:
+        assert not found.weights[0, 0, 0].any()
+        assert not found.weights[0, :, 1].any()
+        torch.testing.assert_close(found.weights.sum(-1)[0], torch.tensor([[0.0, 0, 1], [1, 0, 1]]))
+    [gradient] = torch.autograd.grad(found.context[0, 1].sum(), x)
+    assert not gradient.any()
+
+
+def test_a_mask_for_each_head_that_is_the_same_for_all() -> None:
+    block, x = drawn(MultiHeadAttention(16, num_heads=4)), torch.randn(2, 5, 16, dtype=torch.float64)
+    mask = torch.rand(2, 5, 5) > 0.4
+    for need_weights in (False, True):
+        found = block(x, x, mask=mask[:, None], need_weights=need_weights)
+        torch.testing.assert_close(found, block(x, x, mask=mask, need_weights=need_weights))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 5), (2, 4, 5, 3), (3, 4, 3, 5), (2, 4, 3, 4), (1, 2, 4, 3, 5)], ids=str)
+def test_refuses_a_mask_for_other_heads(shape: tuple[int, ...]) -> None:
+    block, query, key = MultiHeadAttention(16, num_heads=4), torch.randn(2, 3, 16), torch.randn(2, 5, 16)
+    mask = torch.ones(shape, dtype=torch.bool)
+    for door in (block, block.attend, block.attend_beams):
+        with pytest.raises(ValueError, match=r"does not broadcast to \(B, .*T_q, T_k\)"):
+            door(query, block.project(key), mask=mask)
+    with pytest.raises(TypeError, match="mask must be boolean"):
+        block(query, key, mask=torch.ones(2, 4, 3, 5))
+
+
+@pytest.mark.slow
+def test_a_mask_for_each_head_compiles_and_exports() -> None:
+    torch._dynamo.reset()
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = drawn(MultiHeadAttention(16, num_heads=4, num_kv_heads=2))
+
+        def forward(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+            return cast(Tensor, self.block(query, key, mask=mask).context)
+
+    def arguments(batch: int, queries: int, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+        query, key = (torch.randn(batch, length, 16, dtype=torch.float64) for length in (queries, keys))
+        return query, key, torch.rand(batch, 4, queries, keys) > 0.3
+
+    module, given = Masked(), arguments(2, 3, 5)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given), module(*given))
+    batch, queries, keys = (torch.export.Dim(name, max=64) for name in ("batch", "queries", "keys"))
+    shapes = ({0: batch, 1: queries}, {0: batch, 1: keys}, {0: batch, 2: queries, 3: keys})
+    program = torch.export.export(module, given, dynamic_shapes=shapes).module()
+    given = arguments(4, 7, 2)
+    torch.testing.assert_close(program(*given), module(*given))

@@ -260,3 +260,80 @@ def test_dropout_drops_weights_and_keeps_the_mean() -> None:
     ).context
     torch.testing.assert_close((many == 0).float().mean(0), torch.full((1, 1, 4), 0.3), rtol=0, atol=0.02)
     torch.testing.assert_close(many.mean(0), weights[0], rtol=0.05, atol=0)
+
+
+@both_paths
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("use", ["open", "masked", "by head", "biased", "causal"])
+def test_query_heads_share_key_heads(need_weights: bool, key_heads: int, queries: int, use: str) -> None:
+    """Query head n attends to key head n // (N / N_kv)."""
+    query, key, value = (
+        torch.randn(2, heads, length, size, dtype=torch.float64, requires_grad=True)
+        for heads, length, size in ((6, queries, 4), (key_heads, 5, 4), (key_heads, 5, 3))
+    )
+    mask = {"masked": torch.rand(2, 1, queries, 5) > 0.3, "by head": torch.rand(2, 6, queries, 5) > 0.3}.get(use)
+    bias = torch.randn(6, queries, 5, dtype=torch.float64) if use == "biased" else None
+    copies = [torch.stack([x[:, head // (6 // key_heads)] for head in range(6)], dim=1) for x in (key, value)]
+    allowed = causal_mask(queries, 5) if use == "causal" else mask
+    context, weights = attention(query, copies[0], copies[1], allowed, bias, 0.5)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found = dot_product_attention(
+                query, key, value, mask, score_bias=bias, causal=use == "causal", need_weights=need_weights
+            )
+        torch.testing.assert_close(found.context, context)
+        if need_weights:
+            torch.testing.assert_close(found.weights, weights)
+        if grad:
+            gradients = torch.autograd.grad(found.context.square().sum(), (query, key, value))
+            wanted = torch.autograd.grad(context.square().sum(), (query, key, value))
+            torch.testing.assert_close(gradients, wanted)
+
+
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]] = {
+    "keys and values": ((2, 4, 3, 8), (2, 4, 5, 8), (2, 4, 9, 8), "key and value in heads and length"),
+    "one value": ((2, 4, 3, 8), (2, 4, 5, 8), (2, 4, 1, 8), "key and value in heads and length"),
+    "heads of values": ((2, 4, 3, 8), (2, 4, 5, 8), (2, 1, 5, 8), "key and value in heads and length"),
+    "batch of values": ((2, 4, 3, 8), (2, 4, 5, 8), (1, 4, 5, 8), "must agree: in B"),
+    "batch of keys": ((2, 4, 3, 8), (1, 4, 5, 8), (1, 4, 5, 8), "must agree: in B"),
+    "batch of queries": ((1, 4, 3, 8), (2, 4, 5, 8), (2, 4, 5, 8), "must agree: in B"),
+    "features": ((2, 4, 3, 8), (2, 4, 5, 7), (2, 4, 5, 7), "query and key in features"),
+    "one feature": ((2, 4, 3, 8), (2, 4, 5, 1), (2, 4, 5, 8), "query and key in features"),
+    "heads": ((2, 4, 3, 8), (2, 3, 5, 8), (2, 3, 5, 8), "the 3 heads of the keys must divide the 4 heads"),
+    "more key heads": ((2, 2, 3, 8), (2, 4, 5, 8), (2, 4, 5, 8), "the 4 heads of the keys must divide the 2 heads"),
+    "no key heads": ((2, 2, 3, 8), (2, 0, 5, 8), (2, 0, 5, 8), "the 0 heads of the keys must divide"),
+    "three dimensions": ((4, 3, 8), (4, 5, 8), (4, 5, 8), r"must have shape \(B, N, T, D\)"),
+    "five dimensions": ((1, 2, 4, 3, 8), (1, 2, 4, 5, 8), (1, 2, 4, 5, 8), r"must have shape \(B, N, T, D\)"),
+}
+
+
+@both_paths
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(("query", "key", "value", "message"), SHAPES.values(), ids=SHAPES)
+def test_refuses_shapes_that_do_not_fit(
+    query: tuple[int, ...],
+    key: tuple[int, ...],
+    value: tuple[int, ...],
+    message: str,
+    grad: bool,
+    need_weights: bool,
+) -> None:
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=message):
+        dot_product_attention(torch.randn(query), torch.randn(key), torch.randn(value), need_weights=need_weights)
+
+
+@both_paths
+@pytest.mark.parametrize("shape", [(3, 3, 5), (2, 3, 3, 5), (4, 3, 4), (3, 4, 3, 5), (1, 2, 4, 3, 5), (2, 5)], ids=str)
+@pytest.mark.parametrize("name", ["mask", "score_bias"])
+def test_refuses_a_mask_or_bias_that_does_not_broadcast(name: str, shape: tuple[int, ...], need_weights: bool) -> None:
+    query, key = torch.randn(2, 4, 3, 8), torch.randn(2, 4, 5, 8)
+    given: dict[str, Tensor] = {name: torch.ones(shape, dtype=torch.bool if name == "mask" else torch.float32)}
+    with pytest.raises(ValueError, match=rf"{name} has shape .*, which does not broadcast to \(2, 4, 3, 5\)"):
+        dot_product_attention(query, key, key, need_weights=need_weights, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 2), (1, 2, 3), (2, 1, 1)], ids=str)
+def test_masked_softmax_refuses_a_mask_that_does_not_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"mask has shape .*, which does not broadcast to \(2, 3\)"):
+        masked_softmax(torch.randn(2, 3), torch.ones(shape, dtype=torch.bool))

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from attention_blocks import (
     MaskedSelfAttention,
     Memory,
     MultiHeadAttention,
+    Past,
     RelativePositionBias,
     RMSNorm,
     RotaryPosition,
@@ -59,6 +61,12 @@ def shake(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def selected(state: DecoderLayerState, rows: Tensor) -> DecoderLayerState:
+    assert state.past is not None
+    past = state.past._replace(key=state.past.key[rows], value=state.past.value[rows])
+    return DecoderLayerState(past, Memory(state.memory.key[rows], state.memory.value[rows]))
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -117,6 +125,10 @@ def test_stack_equals_torch(copy_attention: CopyAttention, norm_first: bool) -> 
     [
         SELF,
         partial(SELF, window=2),
+        partial(SELF, window=1),
+        partial(SELF, window=3, num_kv_heads=2, rotary=RotaryPosition),
+        partial(SELF, window=2, score_bias=ALiBi),
+        partial(SELF, window=3, score_bias=RelativePositionBias),
         partial(SELF, num_kv_heads=2, rotary=RotaryPosition, norm=RMSNorm),
         partial(SELF, score_bias=ALiBi),
         partial(SELF, score_bias=partial(RelativePositionBias, num_buckets=4, max_distance=5, bidirectional=False)),
@@ -146,10 +158,40 @@ def test_steps_equal_the_whole(self_attention: MakeAttention, norm_first: bool, 
             output, after = layer.step(x[:, done:end], state, mask[..., :end], memory_mask, need_weights=need_weights)
             torch.testing.assert_close(output.hidden, whole.hidden[:, done:end])
             if need_weights:
-                torch.testing.assert_close(output.self_weights, whole.self_weights[..., done:end, :end])
+                # A windowed map has the columns of the positions in the past and of the new ones.
+                first = end - output.self_weights.size(-1)
+                torch.testing.assert_close(output.self_weights, whole.self_weights[..., done:end, first:end])
+                assert not whole.self_weights[..., done:end, :first].any()
                 torch.testing.assert_close(output.cross_weights, whole.cross_weights[..., done:end, :])
         state, done = after, end
-    assert state.past.key.size(-2) == 6
+        window = getattr(layer.self_attention, "window", None)
+        kept = min(end, window - 1) if isinstance(window, int) else end
+        assert isinstance(state.past, Past)
+        assert state.past.position == end
+        assert state.past.key.size(-2) == state.past.value.size(-2) == kept
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"rotary": RotaryPosition, "num_kv_heads": 2}, {"score_bias": ALiBi}, {"score_bias": RelativePositionBias}],
+    ids=str,
+)
+@pytest.mark.parametrize("window", [1, 3])
+def test_windowed_steps_hold_no_more_than_the_window(window: int, arguments: dict[str, Any]) -> None:
+    layer = DecoderLayer(8, self_attention=partial(SELF, window=window, **arguments)).double().eval()
+    shake(layer)
+    x, memory = torch.randn(2, 40, 8, dtype=torch.float64), torch.randn(2, 5, 8, dtype=torch.float64)
+    mask = torch.rand(2, 40, 40) > 0.2
+    whole, state = layer(x, memory, mask).hidden, layer.start(memory)
+    with torch.no_grad():
+        for t in range(40):
+            output, state = layer.step(x[:, t : t + 1], state, mask[:, t : t + 1, : t + 1])
+            torch.testing.assert_close(output.hidden[:, 0], whole[:, t])
+            assert state.past is not None
+            for part in state.past.memory:
+                position = part.new_empty(2, part.size(1), 1, part.size(3)).nbytes
+                assert part.size(-2) == min(t + 1, window - 1)
+                assert part.untyped_storage().nbytes() <= max(window - 1, 0) * position
 
 
 @pytest.mark.parametrize(
@@ -202,11 +244,11 @@ def test_stack_with_positions_steps_as_the_whole(position: nn.Module, self_atten
 def test_rows_of_the_state_can_be_selected() -> None:
     decoder = TransformerDecoder(8, 2).double()
     x, memory = torch.randn(3, 4, 8, dtype=torch.float64), torch.randn(3, 5, 8, dtype=torch.float64)
-    _, state = decoder.step(x[:, :3], decoder.start(memory))
+    start = decoder.start(memory)
+    assert all(layer.past is None for layer in start)
+    _, state = decoder.step(x[:, :3], start)
     rows = torch.tensor([2, 0, 2])
-    chosen = tuple(
-        DecoderLayerState(*(type(part)(part.key[rows], part.value[rows]) for part in layer)) for layer in state
-    )
+    chosen = tuple(selected(layer, rows) for layer in state)
     output, _ = decoder.step(x[rows, 3:], chosen)
     torch.testing.assert_close(output.hidden, decoder(x[rows], memory[rows]).hidden[:, 3:])
 
@@ -339,7 +381,7 @@ def test_refuses_unfit_arguments() -> None:
     for self_attention in (MaskedSelfAttention, SelfAttention):
         with pytest.raises(TypeError, match="mask must be boolean"):
             DecoderLayer(8, self_attention=self_attention)(x, memory, torch.zeros(5, 5))
-    with pytest.raises(ValueError, match="looks inverted"):
+    with pytest.warns(UserWarning, match="looks inverted"):
         layer(x, memory, ~causal_mask(5))
     with pytest.raises(ValueError, match=r"mask has shape \(1, 1, 3\)"):
         layer(x, memory, None, padding_mask(torch.tensor([3])))
@@ -366,6 +408,43 @@ def test_steps_have_the_gradients_of_the_whole() -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("self_attention", [SELF, partial(SELF, window=2), SelfAttention, AdditiveAttention])
+@pytest.mark.parametrize("cross_attention", [CROSS, AdditiveAttention, LuongAttention])
+def test_steps_call_both_attentions_as_modules(self_attention: MakeAttention, cross_attention: MakeAttention) -> None:
+    layer = DecoderLayer(8, self_attention=self_attention, cross_attention=cross_attention)
+    calls: list[nn.Module] = []
+    for block in (layer.self_attention, layer.cross_attention):
+        block.register_forward_hook(lambda module, *_: calls.append(module))
+    memory = torch.randn(2, 5, 8)
+    _, state = layer.step(torch.randn(2, 2, 8), layer.start(memory))
+    layer.step(torch.randn(2, 1, 8), state, need_weights=True)
+    assert calls == [layer.self_attention, layer.cross_attention] * 2
+    calls.clear()
+    layer.step_beams(torch.randn(2, 3, 8), None, state.memory, offset=0)
+    assert calls.count(layer.cross_attention) == 1
+    assert layer.shares_past or calls.count(layer.self_attention) == 1
+
+
+def test_a_mask_for_each_head_of_both_attentions() -> None:
+    layer = DecoderLayer(8, self_attention=partial(SelfAttention, num_heads=4), cross_attention=CROSS).double()
+    masked = HEADS(8).double()
+    masked.load_state_dict(layer.state_dict())
+    x, memory = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 5, 8, dtype=torch.float64)
+    mask, memory_mask = torch.rand(2, 4, 3, 3) > 0.3, torch.rand(2, 4, 3, 5) > 0.3
+    wanted = masked(x, memory, mask, memory_mask, need_weights=True)
+    torch.testing.assert_close(layer(x, memory, mask, memory_mask, need_weights=True), wanted)
+    assert not wanted.self_weights.masked_select(~(mask & causal_mask(3))).any()
+    assert not wanted.cross_weights.masked_select(~memory_mask).any()
+    for each in (layer, masked):
+        state = each.start(memory)
+        for t in range(3):
+            rows = mask[:, :, t : t + 1, : t + 1], memory_mask[:, :, t : t + 1]
+            output, state = each.step(x[:, t : t + 1], state, *rows)
+            torch.testing.assert_close(output.hidden[:, 0], wanted.hidden[:, t])
+    with pytest.raises(ValueError, match="does not broadcast"):
+        DecoderLayer(8, self_attention=AdditiveAttention)(x.float(), memory.float(), mask)
+
+
 CROSS_ATTENTIONS: dict[str, MakeAttention] = {
     "heads": CROSS,
     "additive": AdditiveAttention,
@@ -375,6 +454,10 @@ CROSS_ATTENTIONS: dict[str, MakeAttention] = {
 SELF_ATTENTIONS: dict[str, MakeAttention] = {
     "masked": SELF,
     "window": partial(SELF, window=2),
+    "window of one": partial(SELF, window=1),
+    "window rotary": partial(SELF, window=3, rotary=RotaryPosition, num_kv_heads=2),
+    "window alibi": partial(SELF, window=3, score_bias=ALiBi),
+    "window relative": partial(SELF, window=2, score_bias=RelativePositionBias),
     "alibi": partial(SELF, score_bias=ALiBi),
     "self": partial(SelfAttention, num_heads=4),
     "own": NearbyAttention,
@@ -423,13 +506,16 @@ def check_beams(decoder: TransformerDecoder, need_weights: bool) -> None:
                     rows = ours.movedim(-2, 1).flatten(0, 1)  # (B * K, N, S) or (B * K, S)
                     torch.testing.assert_close(rows, theirs.squeeze(-2))
         chosen = (torch.randint(3, (2, 3)) + torch.tensor([[0], [3]])).flatten()
-        alone = tuple(
-            DecoderLayerState(*(Memory(part.key[chosen], part.value[chosen]) for part in state)) for state in alone
-        )
+        alone = tuple(selected(state, chosen) for state in alone)
         ancestry = ancestry.flatten(0, 1)[chosen].view(2, 3, -1)
         pasts = tuple(
             Memory(past.key[chosen], past.value[chosen]) if isinstance(past, Memory) else past for past in pasts
         )
+        for layer, past in zip(decoder.layers, pasts, strict=True):
+            window = getattr(cast(DecoderLayer, layer).self_attention, "window", None)
+            if isinstance(past, Memory):
+                assert past.key.size(0) == 6
+                assert past.key.size(-2) == (position + 1 if window is None else min(position + 1, window - 1))
 
 
 @pytest.mark.parametrize("layer", BEAM_LAYERS.values(), ids=BEAM_LAYERS)
@@ -464,14 +550,14 @@ def test_refuses_x_and_memory_of_different_batch_sizes(self_attention: MakeAtten
             partial(decoder, x, memory),
             partial(layer.step, x, state),
             partial(decoder.step, x, (state,)),
-            partial(layer.step, x, state._replace(past=layer.start(x).past)),
+            partial(layer.step, x, state._replace(past=layer.step(x, layer.start(x))[1].past)),
             partial(layer.step_beams, x, None, state.memory, offset=0),
             partial(decoder.step_beams, x, None, (state.memory,), offset=0),
         ):
             with pytest.raises(ValueError, match=f"{batch} for x and 2 for memory"):
                 refuse()
         with pytest.raises(ValueError, match=f"2 for x and {batch} for past"):
-            layer.step(memory, state._replace(past=layer.start(x).past))
+            layer.step(memory, state._replace(past=layer.step(x, layer.start(x))[1].past))
 
 
 def test_refuses_a_past_that_does_not_fit_the_hypotheses() -> None:
@@ -487,8 +573,13 @@ def test_refuses_a_past_that_does_not_fit_the_hypotheses() -> None:
         windowed.step_beams(x, cached, windowed.start(memory).memory, offset=1)
     with pytest.raises(ValueError, match="1 for x and 2 for past"):
         sharing.step_beams(x[:1], cached, sharing.start(memory[:1]).memory, offset=1)
-    for few, offset in ((x[:, :2], 1), (x, 2)):
-        with pytest.raises(
-            ValueError, match=rf"{few.size(1) * 2} rows of offset={offset} positions, got .*\(6, 4, 1, 4\)"
-        ):
-            windowed.step_beams(few, rows, windowed.start(memory).memory, offset=offset)
+    plain = HEADS(16, self_attention=partial(SelfAttention, num_heads=4))
+    grown = plain.step_beams(x, None, plain.start(memory).memory, offset=0)[1]
+    for layer, past, few, offset, positions in (
+        (windowed, rows, x[:, :2], 1, 1),
+        (windowed, rows, x, 0, 0),
+        (plain, grown, x[:, :2], 1, 1),
+        (plain, grown, x, 2, 2),
+    ):
+        with pytest.raises(ValueError, match=rf"{few.size(1) * 2} rows of {positions} positions, got .*\(6, 4, 1, 4\)"):
+            layer.step_beams(few, past, layer.start(memory).memory, offset=offset)

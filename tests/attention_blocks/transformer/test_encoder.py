@@ -31,6 +31,16 @@ from attention_blocks import (
 
 CopyAttention = Callable[[nn.MultiheadAttention, MultiHeadAttention], None]
 HEADS = partial(MultiHeadAttention, num_heads=4)
+ATTENTIONS = [
+    HEADS,
+    SelfAttention,
+    MaskedSelfAttention,
+    AdditiveAttention,
+    DotProductAttention,
+    LuongAttention,
+    partial(MultiHeadAttention, num_heads=4, rotary=RotaryPosition, norm=RMSNorm, score_bias=ALiBi),
+]
+PARTS = ("attention", "feed_forward", "attention_norm", "feed_forward_norm")
 
 
 def copy_layer(theirs: nn.TransformerEncoderLayer, ours: EncoderLayer, copy_attention: CopyAttention) -> None:
@@ -146,68 +156,6 @@ def test_custom_parts_are_used() -> None:
     torch.testing.assert_close(layer(x).hidden, wanted)
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        HEADS,
-        SelfAttention,
-        MaskedSelfAttention,
-        AdditiveAttention,
-        DotProductAttention,
-        LuongAttention,
-        partial(MultiHeadAttention, num_heads=4, rotary=RotaryPosition, norm=RMSNorm, score_bias=ALiBi),
-    ],
-)
-@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
-@pytest.mark.parametrize("norm", [nn.LayerNorm, SequenceBatchNorm])
-def test_the_first_positions_alone_equal_those_of_all(
-    attention: Callable[[int, int], Attention], norm: Callable[[int], nn.Module], norm_first: bool
-) -> None:
-    layer = EncoderLayer(16, attention=attention, norm=norm, norm_first=norm_first).double().eval()
-    shake(layer)
-    x = torch.randn(2, 5, 16, dtype=torch.float64)
-    mask = padding_mask(torch.tensor([5, 3]))
-    for wanted_positions in (1, 3):
-        found = layer(x[:, :wanted_positions], mask, memory=x).hidden
-        torch.testing.assert_close(found, layer(x, mask).hidden[:, :wanted_positions])
-
-
-@pytest.mark.parametrize("need_weights", [True, False])
-@pytest.mark.parametrize(
-    "mask",
-    [
-        None,
-        padding_mask(torch.tensor([5, 3])),
-        causal_mask(5),
-        causal_mask(5) & padding_mask(torch.tensor([5, 3])),
-        torch.tensor([True, False, True, True, True]),
-    ],
-    ids=["none", "padding", "causal", "both", "keys"],
-)
-def test_stack_computes_the_wanted_positions_only(mask: Tensor | None, need_weights: bool) -> None:
-    encoder = TransformerEncoder(16, 3, layer=partial(EncoderLayer, attention=HEADS)).double()
-    x = torch.randn(2, 5, 16, dtype=torch.float64, requires_grad=True)
-    whole = encoder(x, mask, need_weights=True)
-    part = encoder(x, mask, need_weights=need_weights, queries=2)
-    torch.testing.assert_close(part.hidden, whole.hidden[:, :2])
-    (wanted,) = torch.autograd.grad(whole.hidden[:, :2].square().sum(), x, retain_graph=True)
-    (found,) = torch.autograd.grad(part.hidden.square().sum(), x)
-    torch.testing.assert_close(found, wanted)
-    if need_weights:
-        for weights, full in zip(part.weights, whole.weights, strict=True):
-            torch.testing.assert_close(weights, full)
-
-
-def test_the_last_layer_computes_the_wanted_positions_only() -> None:
-    encoder = TransformerEncoder(16, 2, layer=partial(EncoderLayer, attention=HEADS))
-    seen: list[int] = []
-    for layer in encoder.layers:
-        assert isinstance(layer, EncoderLayer)
-        layer.feed_forward.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].size(1)))
-    encoder(torch.randn(2, 5, 16), queries=1)
-    assert seen == [5, 1]
-
-
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), norm_first=st.booleans(), seed=st.integers(0, 99))
 def test_a_padded_batch_equals_each_sentence_alone(lengths: list[int], norm_first: bool, seed: int) -> None:
@@ -219,6 +167,38 @@ def test_a_padded_batch_equals_each_sentence_alone(lengths: list[int], norm_firs
     for row, length in enumerate(lengths):
         alone = encoder(x[row : row + 1, :length]).hidden
         torch.testing.assert_close(together[row : row + 1, :length], alone)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, SequenceBatchNorm])
+def test_all_children_are_called_with_the_whole_batch(
+    attention: Callable[[int, int], Attention], norm: Callable[[int], nn.Module], norm_first: bool
+) -> None:
+    """All layers compute all positions, the last one too."""
+    layer = partial(EncoderLayer, attention=attention, norm=norm, norm_first=norm_first)
+    encoder = TransformerEncoder(16, 3, layer=layer)
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for name, part in encoder.named_modules():
+        if name.rpartition(".")[2] in ("attention", "feed_forward", "attention_norm", "feed_forward_norm", "norm"):
+            part.register_forward_pre_hook(
+                lambda module, inputs, name=name: seen.setdefault(name, []).append(tuple(inputs[0].shape))
+            )
+    for training in (True, False):
+        seen.clear()
+        encoder.train(training)(torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3])))
+        names = [f"layers.{index}.{part}" for index in range(3) for part in PARTS]
+        assert {name for name in seen if seen[name] == [(2, 5, 16)]} >= {*names, "norm"}
+
+
+def test_a_mask_for_each_head() -> None:
+    encoder = TransformerEncoder(16, 2, layer=partial(EncoderLayer, attention=HEADS))
+    x, mask = torch.randn(2, 5, 16), torch.rand(2, 4, 5, 5) > 0.3
+    hidden, maps = encoder(x, mask, need_weights=True)
+    torch.testing.assert_close(encoder(x, mask).hidden, hidden)
+    assert all(not weights.masked_select(~mask).any() for weights in maps)
+    with pytest.raises(ValueError, match=r"does not broadcast to \(B, T_q, T_k\)"):
+        EncoderLayer(16, attention=AdditiveAttention)(x, mask)
 
 
 def test_order_of_the_positions_does_not_matter_without_positions() -> None:
@@ -259,12 +239,11 @@ def test_gradcheck(norm_first: bool) -> None:
     assert torch.autograd.gradcheck(lambda y: layer(y, mask).hidden, x)
 
 
-@pytest.mark.parametrize("queries", [None, 1])
-def test_compiles(queries: int | None) -> None:
+def test_compiles() -> None:
     encoder = TransformerEncoder(16, 2, drop_path=0.2).eval()
     x, mask = torch.randn(2, 5, 16), padding_mask(torch.tensor([5, 3]))
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x, mask, queries=queries).hidden, encoder(x, mask, queries=queries).hidden)
+    torch.testing.assert_close(compiled(x, mask).hidden, encoder(x, mask).hidden)
 
 
 def test_exports_with_any_batch_and_length() -> None:
@@ -289,14 +268,9 @@ def test_refuses_unfit_arguments() -> None:
         TransformerEncoder(16, 0)
     with pytest.raises(ValueError, match=r"drop_path must lie in \[0, 1\), got 1.5"):
         TransformerEncoder(16, 2, drop_path=1.5)
-    for queries in (0, 6):
-        with pytest.raises(ValueError, match=f"queries must lie between 1 and the length of x, 5, got {queries}"):
-            TransformerEncoder(16, 1)(torch.zeros(1, 5, 16), queries=queries)
     with pytest.raises(TypeError, match="mask must be boolean"):
         EncoderLayer(16)(torch.zeros(1, 5, 16), torch.zeros(5, 5))
-    with pytest.raises(ValueError, match="looks inverted"):
+    with pytest.warns(UserWarning, match="looks inverted"):
         EncoderLayer(16)(torch.zeros(1, 5, 16), ~causal_mask(5))
     with pytest.raises(ValueError, match=r"x must have shape \(B, T, 16\), got \(1, 5, 8\)"):
         EncoderLayer(16)(torch.zeros(1, 5, 8))
-    with pytest.raises(ValueError, match=r"memory must have shape \(B, T, 16\), got \(5, 16\)"):
-        EncoderLayer(16)(torch.zeros(1, 5, 16), memory=torch.zeros(5, 16))

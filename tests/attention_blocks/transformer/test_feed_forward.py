@@ -57,6 +57,33 @@ def test_same_without_gradients_and_does_not_change_its_input(approximate: str) 
     assert torch.equal(x, before)
 
 
+def test_starts_with_xavier_uniform_weights_and_returns_to_them() -> None:
+    feed_forward = FeedForward(64, 200)
+    for reset in (False, True):
+        if reset:
+            with torch.no_grad():
+                for parameter in feed_forward.parameters():
+                    parameter.fill_(7.0)
+            feed_forward.reset_parameters()
+        for linear in (feed_forward.up_proj, feed_forward.down_proj):
+            bound = (6 / 264) ** 0.5
+            assert linear.weight.abs().max().item() <= bound
+            assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+            assert not linear.bias.any()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_hooks_of_its_layers_see_the_whole_input(activation: type[nn.Module]) -> None:
+    feed_forward, seen = FeedForward(4, 6, activation=activation), []
+    for part in feed_forward.children():
+        assert type(part) in (nn.Linear, activation)
+        part.register_forward_hook(lambda module, inputs, output: seen.append((type(module), inputs[0].shape)))
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            feed_forward.train(training)(torch.randn(2, 3, 4))
+    assert seen == 2 * [(nn.Linear, (2, 3, 4)), (activation, (2, 3, 6)), (nn.Linear, (2, 3, 6))]
+
+
 def test_gradcheck() -> None:
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(FeedForward(4).double(), x)

@@ -21,6 +21,10 @@ def test_all_factors_start_equal_and_are_learned(init: float) -> None:
     scale(torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert scale.gamma.grad is not None
     assert scale.gamma.grad.tolist() == [1, 2, 3]
+    torch.nn.init.constant_(scale.gamma, 7.0)
+    scale.reset_parameters()
+    assert scale.gamma.tolist() == pytest.approx([init] * 3)
+    assert f"3, init={init:g}" in repr(scale)
 
 
 def test_refuses_no_features() -> None:

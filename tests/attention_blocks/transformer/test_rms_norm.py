@@ -53,6 +53,14 @@ def test_a_row_of_zeros_stays_zero_with_finite_gradient() -> None:
     assert x.grad.isfinite().all()
 
 
+def test_starts_with_ones_and_returns_to_them() -> None:
+    norm = RMSNorm(4)
+    assert norm.weight.tolist() == [1, 1, 1, 1]
+    torch.nn.init.constant_(norm.weight, 7.0)
+    norm.reset_parameters()
+    assert norm.weight.tolist() == [1, 1, 1, 1]
+
+
 def test_refuses_unfit_arguments() -> None:
     with pytest.raises(ValueError, match="dim must be a positive feature size, got 0"):
         RMSNorm(0)

@@ -43,6 +43,23 @@ def test_dropout_works_in_training_only() -> None:
     assert torch.equal(ours(x), ours(x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_starts_with_xavier_uniform_weights_and_returns_to_them(bias: bool) -> None:
+    ours = SwiGLU(64, 200, bias=bias)
+    for reset in (False, True):
+        if reset:
+            with torch.no_grad():
+                for parameter in ours.parameters():
+                    parameter.fill_(7.0)
+            ours.reset_parameters()
+        for linear in (ours.gate_proj, ours.up_proj, ours.down_proj):
+            bound = (6 / 264) ** 0.5
+            assert type(linear) is torch.nn.Linear
+            assert linear.weight.abs().max().item() <= bound
+            assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+            assert linear.bias is None or not linear.bias.any()
+
+
 def test_gradcheck() -> None:
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(SwiGLU(4).double(), x)

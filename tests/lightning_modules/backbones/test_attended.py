@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from attention_blocks import CBAM, FeatureMapAttention, SimAM, inserted
+from attention_blocks import BAM, CBAM, FeatureMapAttention, SimAM, insert_attention, inserted
 from lightning_modules import SmallResNet
-from lightning_modules.backbones.attended import Locations, NetworkFactory, attended
+from lightning_modules.backbones.attended import Locations, NetworkFactory, WithoutAttention, attended
 
 TINY = partial(SmallResNet, widths=(8, 16), depth=1)
 
@@ -52,3 +52,45 @@ def test_a_network_without_attention_locations_needs_where() -> None:
 def test_a_name_in_place_of_a_network_is_refused() -> None:
     with pytest.raises(TypeError, match=r"partial\(TimmNetwork, name='resnet18'\).* got 'resnet18'"):
         build("resnet18", None)  # type: ignore[arg-type]
+
+
+class Scaled(nn.Module):
+    """A block of a CNN that has a parameter of its own, and dropout by its own mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16)
+        self.scale = nn.Parameter(torch.ones(16, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * nn.functional.dropout(self.norm(x), training=self.training)
+
+
+def test_attention_does_not_belong_to_the_layer_that_it_was_inserted_into() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), Scaled(), nn.ReLU())
+    plain = {name: id(parameter) for name, parameter in network.named_parameters()}
+    insert_attention(network, BAM, ["0", "1.norm", "1"])
+    blocks = nn.ModuleList(inserted(network).values())
+    layer = WithoutAttention(network)
+    assert {id(parameter) for parameter in layer.parameters()} == set(plain.values())
+
+    layer.requires_grad_(False)
+    assert {id(p) for p in network.parameters() if p.requires_grad} == {id(p) for p in blocks.parameters()}
+    layer.eval()
+    assert all(part.training for part in blocks.modules())
+    inside = {id(part) for part in blocks.modules()}
+    assert not any(part.training for part in network[1].modules() if id(part) not in inside)
+    layer.train()
+    inserted(network)["1"].eval()
+    layer.train()
+    assert not inserted(network)["1"].training
+    assert all(part.training for part in network[1].modules() if id(part) not in inside)
+
+
+def test_a_layer_without_attention_is_an_ordinary_list() -> None:
+    network = TINY(3, (12, 12), 1)
+    layer = WithoutAttention([network.stem, network.stages])
+    assert list(layer.named_parameters()) == list(nn.ModuleList(layer).named_parameters())
+    layer.eval()
+    assert not any(part.training for part in network.stages.modules())
+    assert network.training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -36,6 +37,23 @@ TRANSFORM = ImageTransform(12, channels=1)
 def torchvision_network(num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
     """A network of another library."""
     return torchvision.models.resnet18(num_classes=num_classes)
+
+
+def convolutional_network(num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
+    """A network whose head is a convolution, before modules without weights."""
+    stage = nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8))
+    return nn.Sequential(stage, nn.Conv2d(8, num_classes, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def own_network(num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
+    """A network with attention of its own."""
+    stage = nn.Sequential(nn.Conv2d(in_channels, 8, 3), CBAM(8, reduction=2))
+    return nn.Sequential(stage, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+def two_blocks(channels: int) -> nn.Module:
+    """Attention that is built from two blocks."""
+    return nn.Sequential(SimAM(channels), nn.ReLU(), OwnAttention(channels))
 
 
 def _loader() -> DataLoader[tuple[torch.Tensor, ...]]:
@@ -83,7 +101,7 @@ def test_the_backbone_learns_at_a_fraction_of_the_rate_of_head_and_attention() -
     assert isinstance(optimizer, torch.optim.Optimizer)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.network.named_parameters():
-        new = name.startswith(("head", "inserted_attention"))
+        new = name.startswith("head") or ".attention." in name
         assert rates[id(parameter)] == (1e-3 if new else 1.25e-4), name
 
 
@@ -184,13 +202,43 @@ def test_the_head_of_a_users_network_is_its_last_child() -> None:
     assert rest == ["fc.weight", "fc.bias"]
 
 
+def test_the_layers_hold_neither_the_head_nor_attention_inside_of_a_stage_or_after_the_head() -> None:
+    model = ConvClassifier(3, TRANSFORM, convolutional_network, OwnAttention, ["0.1", "0", "1", "2"])
+    [layer] = model.layers()
+    own = {id(parameter) for parameter in layer.parameters()}
+    names = [name for name, parameter in model.network.named_parameters() if id(parameter) in own]
+    assert names == [f"0.host.{name}" for name in ("0.weight", "0.bias", "1.host.weight", "1.host.bias")]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_asking_for_gates_changes_no_mode_and_leaves_other_calls_alone(training: bool) -> None:
+    model = ConvClassifier(3, TRANSFORM, TINY, SqueezeExciteOfFour).train(training)
+    block = inserted(model.network)["stages.0.0.norm2"]
+    seen: list[tuple[bool, int]] = []
+    # In a namespace, since modules that a hook refers to itself are replaced by those that are called.
+    shared = SimpleNamespace(network=model.network, block=block)
+    block.register_forward_pre_hook(
+        lambda *_: seen.append((shared.network.training, len(shared.block._forward_pre_hooks)))
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert list(model.attention_gates([torch.rand(1, 12, 12)])) == ["stages.0.0.norm2 gate", "stages.1.0.norm2 gate"]
+    assert seen == [(training, 1)]
+    assert all(part.training is training for part in model.network.modules())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_gates_of_blocks_that_are_not_inserted_and_of_a_list_of_blocks() -> None:
+    model = ConvClassifier(3, TRANSFORM, own_network, two_blocks, "0")  # type: ignore[arg-type]
+    names = ["0.1 channels", "0.1 locations", "0.0 gate", "0.2 gate"]
+    assert list(model.attention_gates([torch.rand(1, 12, 12)])) == names
+
+
 def test_converting_to_sync_batch_norm_keeps_the_attention() -> None:
     """Lightning replaces the batch norms after which the blocks are inserted."""
     model = ConvClassifier(3, TRANSFORM, TINY, SqueezeExciteOfFour).eval()
     x = torch.rand(2, 1, 12, 12)
     wanted = model.network(x)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    model.on_train_start()
     assert torch.equal(model.network(x), wanted)
 
 
