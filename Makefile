@@ -3,7 +3,7 @@
 # make test-torchtext    every test on the oldest torch, with torchtext (Python 3.10 or 3.11)
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev
+EXTRAS ?= dev,tools
 TORCHTEXT_VENV ?= .venv-torchtext
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed

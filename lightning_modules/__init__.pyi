@@ -37,6 +37,7 @@ from .system.schedules import LengthAwareSchedule, Noam, WarmupCosine
 from .system.system import System, adamw
 from .text.doubly_stochastic import DoublyStochastic
 from .text.gated_decoder import GatedDecoder
+from .text.recurrent_cells import RecurrentCells
 from .text.rnn_text_decoder import (
     BahdanauDecoder,
     FixedVectorDecoder,
@@ -113,6 +114,7 @@ __all__ = [
     "RNNSizes",
     "RNNTextDecoder",
     "RNNTranslator",
+    "RecurrentCells",
     "ResNetFeatures",
     "ResidualBlock",
     "RougeL",

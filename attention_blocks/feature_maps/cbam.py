@@ -42,18 +42,8 @@ class CBAM(FeatureMapAttention):
     """
 
     layouts: ClassVar[Mapping[Layout, Mapping[str, str]]] = {
-        "authors": {
-            "channel_attention.down_proj": "ChannelGate.mlp.1",
-            "channel_attention.up_proj": "ChannelGate.mlp.3",
-            "spatial_attention.conv": "SpatialGate.spatial.conv",
-            "spatial_attention.norm": "SpatialGate.spatial.bn",
-        },
-        "timm": {
-            "channel_attention.down_proj": "channel.fc1",
-            "channel_attention.up_proj": "channel.fc2",
-            "spatial_attention.conv": "spatial.conv.conv",
-            "spatial_attention.norm": "spatial.conv.bn",
-        },
+        "authors": {"channel_attention": "ChannelGate", "spatial_attention": "SpatialGate"},
+        "timm": {"channel_attention": "channel", "spatial_attention": "spatial"},
     }
 
     def __init__(
@@ -85,7 +75,3 @@ class CBAM(FeatureMapAttention):
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`FeatureMapAttention.forward`."""
         return self.spatial_attention(self.channel_attention(x))
-
-    def rearrange(self, key: str, weight: Tensor, layout: Layout) -> Tensor:
-        """Swaps input channels: timm's convolution reads (mean, max), the authors' and this one (max, mean)."""
-        return self.spatial_attention.rearrange(key.removeprefix("spatial_attention."), weight, layout)

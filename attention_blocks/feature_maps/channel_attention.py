@@ -64,5 +64,5 @@ class ChannelAttention(FeatureMapAttention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, 1, 1), one value per channel."""
-        pooled = torch.stack([mean_of(x, (2, 3)), x.amax((2, 3), keepdim=True)]).flatten(2)  # (2, B, C)
-        return self.up_proj(F.relu(self.down_proj(pooled))).sum(0).sigmoid()[:, :, None, None]
+        pooled = torch.stack([mean_of(x, (2, 3)), x.amax((2, 3), keepdim=True)], dim=1).flatten(2)  # (B, 2, C)
+        return self.up_proj(F.relu(self.down_proj(pooled))).sum(1).sigmoid()[:, :, None, None]

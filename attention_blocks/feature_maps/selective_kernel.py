@@ -142,7 +142,7 @@ class SelectiveKernel(FeatureMapAttention):
 
     def _split(self, x: Tensor) -> list[Tensor]:
         parts = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
-        return [normalised(path, parts[index]) for index, path in enumerate(self.paths)]
+        return [path(parts[index]) for index, path in enumerate(self.paths)]
 
     def _select(self, paths: list[Tensor]) -> Tensor:
         # The mean of a sum is the sum of the means, which saves adding the feature maps.
@@ -151,7 +151,13 @@ class SelectiveKernel(FeatureMapAttention):
         return scores.unflatten(1, (len(paths), -1)).softmax(dim=1)[..., None, None].to(paths[0].dtype)
 
 
-def _path(channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> nn.Sequential:
+class _Path(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm, activation = self
+        return activation(normalised(norm, convolution(x)))
+
+
+def _path(channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> _Path:
     dilation = max(1, (kernel_size - 1) // 2)
     size = min(kernel_size, 3)
     convolution = nn.Conv2d(
@@ -164,4 +170,4 @@ def _path(channels: int, out_channels: int, kernel_size: int, stride: int, group
         groups=groups,
         bias=False,
     )
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+    return _Path(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attention_blocks.kernels.fast_paths import uses_fast_paths
+from attention_blocks.kernels.fast_paths import is_traced, uses_fast_paths
 from attention_blocks.kernels.leaf import leaf
 
 # Size of the part of the hidden layer that is computed at a time: on CPUs 1 MiB of float32, which fits their caches.
@@ -37,7 +37,7 @@ def additive_scores(query: Tensor, key: Tensor, weight: Tensor, *, in_parts: boo
         >>> torch.allclose(found, expected, atol=1e-6)
         True
     """
-    in_parts = in_parts and uses_fast_paths() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    in_parts = in_parts and uses_fast_paths() and not is_traced()
     if not in_parts or query.dtype != key.dtype or type(query) is not Tensor:
         return _at_once(query, key, weight)
     with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from attention_blocks.kernels.autocast import autocast_dtype
-from attention_blocks.kernels.fast_paths import uses_fast_paths
+from attention_blocks.kernels.fast_paths import is_traced, uses_fast_paths
 from attention_blocks.kernels.leaf import leaf
 
 
@@ -36,8 +36,7 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Ten
         >>> context.shape, weights.shape
         (torch.Size([2, 3]), torch.Size([2, 20]))
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    fast = torch.is_grad_enabled() and uses_fast_paths() and not traced
+    fast = torch.is_grad_enabled() and uses_fast_paths() and not is_traced()
     if fast and type(x) is Tensor and autocast_dtype(x.device.type) is None:
         return _AttentionPool.apply(x, weight, bias)
     return _pool(x, weight, bias)
@@ -76,7 +75,7 @@ class _AttentionPool(Function):
             by_channel = torch.stack([grad_context, weight.expand_as(grad_context)], dim=1)  # (B, 2, C)
             by_location = torch.stack([weights, grad_scores], dim=2)  # (B, H * W, 2)
             if x.stride(1) == 1 and not x.is_contiguous():  # channels last
-                grad_x = (by_location @ by_channel).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+                grad_x = (by_location @ by_channel).view(x.size(0), *x.shape[2:], -1).permute(0, 3, 1, 2)
             else:
                 grad_x = (by_channel.mT @ by_location.mT).view(x.shape)
         if ctx.needs_input_grad[1]:

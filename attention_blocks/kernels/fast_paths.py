@@ -40,6 +40,11 @@ def fast_paths(enabled: bool) -> Iterator[None]:
         _ENABLED.reset(token)
 
 
+def is_traced() -> bool:
+    """Whether a call is compiled, exported or traced by ``torch.jit.trace``, so that its values are not known."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined, unused-ignore]
+
+
 def uses_fast_paths() -> bool:
     """Whether fast paths are used; always in compiled code, since older compilers do not support the switch."""
     return torch.compiler.is_compiling() or _ENABLED.get()

@@ -1,8 +1,8 @@
 """Sequence attention: the base class, masks and blocks."""
 
 from attention_blocks.sequence.additive import AdditiveAttention
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.cache import Cache, Past
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, Past
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.dot_product import DotProductAttention
 from attention_blocks.sequence.luong import LuongAttention

@@ -77,7 +77,7 @@ class AdditiveAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        mask = check_attend(query, memory, mask, self.query_dim)
+        mask = check_attend(query, memory, mask, self.query_dim, key_sizes=(self.score_weight.size(0),))
         query = self.query_proj(query)  # (B, T_q, hidden_dim)
         scores = additive_scores(query, memory.key, self.score_weight, in_parts=not need_weights)  # (B, T_q, T_k)
         weights = masked_softmax(scores, mask)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from attention_blocks.kernels import leaf
 from attention_blocks.sequence.masks import check_mask, check_polarity
@@ -45,6 +46,25 @@ class Memory(NamedTuple):
             later: memory of the later positions.
         """
         return Memory(torch.cat([self.key, later.key], dim=-2), torch.cat([self.value, later.value], dim=-2))
+
+
+class Past(NamedTuple):
+    """The last positions of a projected sequence: a key-value cache for decoding.
+
+    Attributes:
+        key: (B, …, T, D_k).
+        value: (B, …, T, D_v).
+        position: number of positions of the sequence so far; T may be smaller, as with a sliding window.
+    """
+
+    key: Tensor
+    value: Tensor
+    position: int
+
+    @property
+    def memory(self) -> Memory:
+        """Keys and values, to attend to."""
+        return Memory(self.key, self.value)
 
 
 class Attention(nn.Module):
@@ -173,7 +193,7 @@ class Attention(nn.Module):
         """
         if query.size(1) == 1 or not self.uses_positions:
             return self(query, memory, mask=mask, need_weights=need_weights, offset=offset)
-        mask = check_attend(query, memory, mask, self.query_dim, getattr(self, "num_heads", None))
+        mask = check_attend(query, memory, mask, self.query_dim, num_heads=getattr(self, "num_heads", None))
         masks = [mask] * query.size(1) if mask is None or mask.size(-2) == 1 else torch.split(mask, 1, dim=-2)
         outputs = [
             self(one, memory, mask=one_mask, need_weights=need_weights, offset=offset)
@@ -208,38 +228,51 @@ class Attention(nn.Module):
             TypeError: the mask is not boolean, or there is a value besides a projected sequence.
             ValueError: a shape does not fit.
         """
-        if isinstance(key, Memory):
+        num_heads = getattr(self, "num_heads", None)
+        if isinstance(key, Tensor | Proxy):
+            check_project(key, value, self.key_dim)
+            memory = self.project(key, value)
+            check_attend(query, memory, mask, self.query_dim, num_heads=num_heads)
+            check_polarity(mask, query)
+        else:
             if value is not None:
                 raise TypeError("value must be omitted with a Memory as key, which holds the values")
-            return self.attend(query, key, mask, need_weights=need_weights, offset=offset)
-        check_project(key, value, self.key_dim)
-        check_polarity(mask, query)
-        memory = self.project(key, value)
-        check_attend(query, memory, mask, self.query_dim, getattr(self, "num_heads", None))
+            memory = key
+            check_attend(query, memory, mask, self.query_dim, num_heads=num_heads)
         return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
 
 
 @leaf
-def check_project(key: Tensor, value: Tensor | None, key_dim: int) -> None:
+def check_project(key: Tensor, value: Tensor | None, key_dim: int, value_dim: int | None = None) -> None:
     """Refuses keys and values that :meth:`Attention.project` cannot project.
 
     Args:
         key: the keys.
         value: the values.
         key_dim: D_k.
+        value_dim: D_v; ``None`` for any.
 
     Raises:
-        ValueError: they are not (B, T_k, D_k) and (B, T_k, any).
+        ValueError: they are not (B, T_k, D_k) and (B, T_k, D_v).
     """
     if key.ndim != 3 or key.size(2) != key_dim:
         raise ValueError(f"key must have shape (B, T_k, {key_dim}), got {tuple(key.shape)}")
     if value is not None and (value.ndim != 3 or value.shape[:2] != key.shape[:2]):
         raise ValueError(f"value must have shape (B, T_k, D_v) = {(*key.shape[:2], 'any')}, got {tuple(value.shape)}")
+    given = key if value is None else value
+    if value_dim is not None and given.size(2) != value_dim:
+        raise ValueError(f"value must have shape (B, T_k, {value_dim}), got {tuple(given.shape)}")
 
 
 @leaf
 def check_attend(
-    query: Tensor, memory: Memory, mask: Tensor | None, query_dim: int, num_heads: int | None = None
+    query: Tensor,
+    memory: Memory | Past,
+    mask: Tensor | None,
+    query_dim: int,
+    *,
+    key_sizes: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
 ) -> Tensor | None:
     """Refuses queries, a memory and a mask that do not fit each other.
 
@@ -248,6 +281,7 @@ def check_attend(
         memory: the projected sequence.
         mask: the mask, or ``None``.
         query_dim: D_q.
+        key_sizes: sizes of a projected key, without batch and positions, such as (N_kv, D_head); ``None`` for any.
         num_heads: N, for blocks that accept a mask for each head.
 
     Returns:
@@ -257,7 +291,7 @@ def check_attend(
         TypeError: the mask is not boolean.
         ValueError: a shape does not fit.
     """
-    key, value = memory
+    key, value = memory.key, memory.value
     if query.ndim != 3 or query.size(2) != query_dim:
         raise ValueError(f"query must have shape (B, T_q, {query_dim}), got {tuple(query.shape)}")
     if key.size(0) != value.size(0) or key.size(-2) != value.size(-2):
@@ -265,6 +299,14 @@ def check_attend(
             f"memory holds keys of shape {tuple(key.shape)} and values of shape {tuple(value.shape)}, which must agree "
             "in batch size and number of positions"
         )
+    if key_sizes is not None and (key.ndim != len(key_sizes) + 2 or (*key.shape[1:-2], key.size(-1)) != key_sizes):
+        wanted = ", ".join(str(size) for size in ("B", *key_sizes[:-1], "T_k", key_sizes[-1]))
+        raise ValueError(
+            f"memory must hold keys of shape ({wanted}), with the heads and features of project(), got "
+            f"{tuple(key.shape)}"
+        )
+    if key_sizes is not None and value.shape[1:-2] != key.shape[1:-2]:
+        raise ValueError(f"memory must hold values with the heads of the keys, got {tuple(value.shape)}")
     if key.size(0) != query.size(0):
         raise ValueError(
             f"query and memory must have the same batch size, got {query.size(0)} and {key.size(0)}; K hypotheses per "

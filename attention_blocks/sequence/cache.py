@@ -1,4 +1,4 @@
-"""Key-value caches for decoding: of one hypothesis per sequence, and of several in a buffer with spare room."""
+"""Key-value cache for decoding: a memory that grows in a buffer with spare room."""
 
 from __future__ import annotations
 
@@ -9,25 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention_blocks.sequence.attention import Memory
-
-
-class Past(NamedTuple):
-    """Key-value cache of the positions decoded so far.
-
-    Attributes:
-        key: (B, …, T, D_k).
-        value: (B, …, T, D_v).
-        position: number of positions decoded so far; with a sliding window T may be smaller.
-    """
-
-    key: Tensor
-    value: Tensor
-    position: int
-
-    @property
-    def memory(self) -> Memory:
-        """Keys and values, to attend to."""
-        return Memory(self.key, self.value)
 
 
 class Cache(NamedTuple):

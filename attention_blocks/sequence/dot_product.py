@@ -85,7 +85,7 @@ class DotProductAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`."""
-        mask = check_attend(query, memory, mask, self.query_dim)
+        mask = check_attend(query, memory, mask, self.query_dim, key_sizes=(self.query_dim,))
         if self.similarity == "cosine":
             query = _unit(query)
         return single_head_attention(query, memory, mask, scale=self.scale, need_weights=need_weights)

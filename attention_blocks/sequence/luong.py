@@ -104,7 +104,7 @@ class LuongAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; local-m aligns the first query with the key at position ``offset``."""
-        mask = check_attend(query, memory, mask, self.query_dim)
+        mask = check_attend(query, memory, mask, self.query_dim, key_sizes=(self.query_dim,))
         if self.window == "global":
             return self._attend(query, memory, mask, need_weights=need_weights)
         if self.position_hidden is None or self.position_proj is None:

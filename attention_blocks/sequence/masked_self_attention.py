@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
 from attention_blocks.kernels import leaf
-from attention_blocks.sequence.attention import AttentionOutput, Memory, check_attend
-from attention_blocks.sequence.cache import Cache, Past
+from attention_blocks.sequence.attention import AttentionOutput, Memory, Past, check_attend
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.masks import check_mask, window_mask
 from attention_blocks.sequence.self_attention import SelfAttention
 
@@ -97,7 +98,7 @@ class MaskedSelfAttention(SelfAttention):
     def attend(
         self,
         query: Tensor,
-        memory: Memory,
+        memory: Memory | Past,
         mask: Tensor | None = None,
         *,
         need_weights: bool = False,
@@ -105,17 +106,31 @@ class MaskedSelfAttention(SelfAttention):
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; query t is at position ``offset + t`` and attends to the keys up to it.
 
-        With a window, a memory of fewer than ``offset + T_q`` keys holds the last ones, see :meth:`kept`; the mask may
-        have a column for each of them, or for all ``offset + T_q``.
+        A :class:`Past` holds the last keys of its sequence; the mask may have a column for each of them, or for all.
         """
-        dropped = 0 if self.window is None else _dropped(query, memory.key, offset)
-        if self.window is not None:
-            mask = _last_columns(mask, memory.key, offset, query)
-        mask = check_attend(query, memory, mask, self.query_dim, self.num_heads)
+        mask = _last_columns(mask, memory)
+        sizes = (self.num_kv_heads, self.head_dim)
+        mask = check_attend(query, memory, mask, self.query_dim, key_sizes=sizes, num_heads=self.num_heads)
+        dropped = _dropped(memory)
         mask, causal = _causal(query, memory.key, mask, self.window, offset - dropped)
         return self._attend(
             query, memory, mask, need_weights=need_weights, offset=offset, dropped=dropped, causal=causal
         )
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | Memory | Past | None = None,
+        value: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        offset: int = 0,
+    ) -> AttentionOutput:
+        """See :meth:`SelfAttention.forward`; no position attends to later ones."""
+        mask = _last_columns(mask, key)
+        # A Past has what a Memory has.
+        return super().forward(query, cast(Memory, key), value, mask, need_weights=need_weights, offset=offset)
 
     def kept(self, memory: Memory) -> Memory:
         """The part of a memory that later positions can attend to: its last ``window - 1`` keys, or all."""
@@ -148,8 +163,9 @@ class MaskedSelfAttention(SelfAttention):
         memory = self.project(query, offset=offset)
         if past is not None:
             memory = past.memory.append(memory)
-        output = self(query, memory, mask=mask, need_weights=need_weights, offset=offset)
-        return output, Past(*self.kept(memory), offset + query.size(1))
+        end = offset + query.size(1)
+        output = self(query, Past(*memory, end), mask=mask, need_weights=need_weights, offset=offset)
+        return output, Past(*self.kept(memory), end)
 
     @property
     def shares_past(self) -> bool:
@@ -192,17 +208,17 @@ class MaskedSelfAttention(SelfAttention):
 
 
 @leaf
-def _dropped(query: Tensor, key: Tensor, offset: int) -> int:
-    """Number of keys that a memory which ends with the queries no longer holds."""
-    return max(0, offset + query.size(1) - key.size(-2))
+def _dropped(memory: Memory | Past) -> int:
+    """Number of positions of a sequence before the first key."""
+    return memory.position - memory.key.size(-2) if isinstance(memory, Past) else 0
 
 
 @leaf
-def _last_columns(mask: Tensor | None, key: Tensor, offset: int, query: Tensor) -> Tensor | None:
-    """A mask of all positions up to the queries, restricted to the keys that the memory holds."""
-    if mask is None or mask.ndim == 0 or mask.size(-1) != offset + query.size(1):
+def _last_columns(mask: Tensor | None, memory: Tensor | Memory | Past | None) -> Tensor | None:
+    """A mask of all positions of a sequence, restricted to those that its past holds."""
+    if mask is None or not isinstance(memory, Past) or mask.ndim == 0 or mask.size(-1) != memory.position:
         return mask
-    return mask[..., max(0, mask.size(-1) - key.size(-2)) :]
+    return mask[..., memory.position - memory.key.size(-2) :]
 
 
 @leaf

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from attention_blocks.kernels import leaf
+from attention_blocks.kernels import is_traced, leaf
 
 
 @leaf
@@ -155,7 +155,7 @@ def check_mask(
     if mask is None:
         return None
     check_boolean(mask)
-    wanted = (batch, query_length, key_length)
+    wanted: tuple[int, ...] = (batch, query_length, key_length)
     if mask.ndim == 4 and num_heads is not None:
         wanted = (batch, num_heads, query_length, key_length)
     fits = mask.ndim <= len(wanted) and all(
@@ -188,7 +188,7 @@ def check_polarity(mask: Tensor | None, query: Tensor) -> None:
     """
     if mask is None or mask.dtype != torch.bool or mask.device.type != "cpu" or type(mask) is not Tensor:
         return
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
         return
     try:
         inverted = _is_inverted(mask, query.size(1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks.kernels import leaf
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, check_attend, check_project
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, Past, check_attend, check_project
 from attention_blocks.sequence.scores import dot_product_attention
 from attention_blocks.weights import Layout
 
@@ -90,11 +90,12 @@ class MultiHeadAttention(Attention):
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = query_dim // num_heads if head_dim is None else head_dim
+        self.value_dim = self.key_dim if value_dim is None else value_dim
         self.dropout = dropout
         width, kv_width = num_heads * self.head_dim, num_kv_heads * self.head_dim
         self.query_proj = nn.Linear(query_dim, width, bias=bias)
         self.key_proj = nn.Linear(self.key_dim, kv_width, bias=bias)
-        self.value_proj = nn.Linear(self.key_dim if value_dim is None else value_dim, kv_width, bias=bias)
+        self.value_proj = nn.Linear(self.value_dim, kv_width, bias=bias)
         self.out_proj = nn.Linear(width, query_dim, bias=bias)
         self.query_norm = None if norm is None else norm(self.head_dim)
         self.key_norm = None if norm is None else norm(self.head_dim)
@@ -132,7 +133,7 @@ class MultiHeadAttention(Attention):
 
     def project(self, key: Tensor, value: Tensor | None = None, *, offset: int = 0) -> Memory:
         """Keys and values by head, (B, N_kv, T_k, D_head) each; see :meth:`Attention.project`."""
-        check_project(key, value, self.key_dim)
+        check_project(key, value, self.key_dim, self.value_dim)
         heads = self._split(self.key_proj(key), self.key_norm)  # (B, N_kv, T_k, D_head)
         if self.rotary is not None:
             heads = self.rotary(heads, offset=offset)
@@ -148,13 +149,14 @@ class MultiHeadAttention(Attention):
         offset: int = 0,
     ) -> AttentionOutput:
         """See :meth:`Attention.attend`; the attention map is (B, N, T_q, T_k), and so may the mask be."""
-        mask = check_attend(query, memory, mask, self.query_dim, self.num_heads)
+        sizes = (self.num_kv_heads, self.head_dim)
+        mask = check_attend(query, memory, mask, self.query_dim, key_sizes=sizes, num_heads=self.num_heads)
         return self._attend(query, memory, mask, need_weights=need_weights, offset=offset)
 
     def _attend(
         self,
         query: Tensor,
-        memory: Memory,
+        memory: Memory | Past,
         mask: Tensor | None,
         *,
         need_weights: bool,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention_blocks.kernels import autocast_dtype, leaf, uses_fast_paths
+from attention_blocks.kernels import autocast_dtype, is_traced, leaf, uses_fast_paths
 from attention_blocks.kernels import dropout as dropped_out
 from attention_blocks.sequence.attention import AttentionOutput, Memory
 from attention_blocks.sequence.masks import causal_mask, check_boolean
@@ -128,7 +128,7 @@ def dot_product_attention(
     if group > 1 and query.size(2) == 1 and not causal:
         # In a decoding step the query heads of a group are treated as queries of one key head, which saves a copy.
         context, weights = dot_product_attention(
-            query.unflatten(1, (-1, group)).squeeze(3),  # (B, N_kv, N / N_kv, D_k)
+            query.reshape(query.size(0), -1, group, query.size(3)),  # (B, N_kv, N / N_kv, D_k)
             key,
             value,
             _grouped(mask, group),
@@ -141,7 +141,7 @@ def dot_product_attention(
         return AttentionOutput(context, None if weights is None else weights.flatten(1, 2).unsqueeze(2))
     if group > 1:
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
-    explicit = need_weights or not _is_fused(query, key, dropout)
+    explicit = need_weights or not _is_fused(query, key, dropout) or _learns(score_bias)
     if explicit:
         scale = query.size(-1) ** -0.5 if scale is None else scale
         with full_precision(query):
@@ -187,7 +187,14 @@ def _grouped(x: Tensor | None, group: int) -> Tensor | None:
     """A mask or bias for one query of each head, (…, N or 1, 1, T_k), by key head: (…, N_kv or 1, N / N_kv, T_k)."""
     if x is None or x.ndim < 3 or x.size(-3) == 1:
         return x
-    return x.squeeze(-2).unflatten(-2, (-1, group))
+    return x.reshape(*x.shape[:-3], -1, group, x.size(-1))
+
+
+def _learns(score_bias: Tensor | None) -> bool:
+    """Whether the bias needs a gradient, for which torch has no fused kernel on CPUs, and looks in vain under vmap."""
+    if score_bias is None or score_bias.device.type != "cpu" or is_traced():
+        return False
+    return score_bias.requires_grad and torch.is_grad_enabled()
 
 
 def _is_fused(query: Tensor, key: Tensor, dropout: float) -> bool:
@@ -206,7 +213,7 @@ def _fused_is_wrong(query: Tensor) -> bool:
 
 
 def _fused_is_slow(query: Tensor, key: Tensor, dropout: float) -> bool:
-    if query.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if query.device.type != "cpu" or is_traced():
         return False
     if dropout:  # not fused on CPUs: the map would be stored, and the mask drawn slowly
         return True

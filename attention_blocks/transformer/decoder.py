@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple, TypeVar, cast
 from torch import Tensor, nn
 
 from attention_blocks.kernels import leaf
-from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory
-from attention_blocks.sequence.cache import Cache, Past
+from attention_blocks.sequence.attention import Attention, AttentionOutput, Memory, Past
+from attention_blocks.sequence.cache import Cache
 from attention_blocks.sequence.cross_attention import CrossAttention
 from attention_blocks.sequence.masked_self_attention import MaskedSelfAttention
 from attention_blocks.sequence.masks import causal_mask, check_mask
@@ -238,7 +238,8 @@ class DecoderLayer(nn.Module):
         def self_attend(query: Tensor) -> tuple[AttentionOutput, Memory]:
             own = self.self_attention.project(query, offset=offset)
             grown = own if past is None else past.memory.append(own)
-            return self.self_attention(query, grown, mask=causal, need_weights=need_weights, offset=offset), grown
+            held = self._held(grown, offset + x.size(1))
+            return self.self_attention(query, held, mask=causal, need_weights=need_weights, offset=offset), grown
 
         def cross_attend(query: Tensor) -> AttentionOutput:
             return self.cross_attention(query, memory, mask=memory_mask, need_weights=need_weights, offset=offset)
@@ -331,11 +332,17 @@ class DecoderLayer(nn.Module):
                     f"{tuple(past.key.shape)}; reorder its rows as the beam does, and pass the position of x as offset"
                 )
             grown = past.append(grown)
-        context, weights = attention(rows, grown, need_weights=need_weights, offset=offset)
+        held = self._held(grown, offset + 1)
+        context, weights = attention(rows, held, need_weights=need_weights, offset=offset)
         if weights is not None:  # (B * K, N, 1, S) to (B, N, K, S), or (B * K, 1, S) to (B, K, S)
             weights = weights.squeeze(-2)
             weights = weights.view(batch, beams, *weights.shape[1:]).transpose(1, -2)
         return AttentionOutput(context.view(batch, beams, -1), weights), self._kept(grown)
+
+    def _held(self, memory: Memory, position: int) -> Memory:
+        # A Past has what a Memory has; other attentions hold the whole past and need not know of it.
+        masked = isinstance(self.self_attention, MaskedSelfAttention)
+        return cast(Memory, Past(*memory, position)) if masked else memory
 
     def _kept(self, memory: Memory) -> Memory:
         return self.self_attention.kept(memory) if isinstance(self.self_attention, MaskedSelfAttention) else memory

@@ -19,6 +19,7 @@ class FeedForward(nn.Module):
     Args:
         dim: D.
         hidden_dim: size of the hidden layer; defaults to 4 D.
+        bias: whether the two linear layers have a bias.
         activation: creates the activation; ``nn.ReLU`` in the paper, ``nn.GELU`` in most later models.
         dropout: fraction of the hidden features dropped in training.
 
@@ -40,6 +41,7 @@ class FeedForward(nn.Module):
         dim: int,
         hidden_dim: int | None = None,
         *,
+        bias: bool = True,
         activation: Callable[[], nn.Module] = nn.GELU,
         dropout: float = 0.0,
     ) -> None:
@@ -50,16 +52,17 @@ class FeedForward(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.dropout = dropout
-        self.up_proj = nn.Linear(dim, hidden_dim)
+        self.up_proj = nn.Linear(dim, hidden_dim, bias=bias)
         self.activation = activation()
-        self.down_proj = nn.Linear(hidden_dim, dim)
+        self.down_proj = nn.Linear(hidden_dim, dim, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights and zero biases, as in the code of the paper's authors and of the ViT's."""
         for linear in (self.up_proj, self.down_proj):
             nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the network to each position.

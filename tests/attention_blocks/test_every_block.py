@@ -534,16 +534,11 @@ def test_refuses_a_mask_that_is_not_boolean(variant: Variant, mask: Tensor) -> N
 @every_variant
 @pytest.mark.parametrize("shape", [(T_K, T_Q), (B + 1, 1, T_K), (T_K + 1,), (B, 1, T_Q, T_K)], ids=str)
 def test_refuses_a_mask_of_another_shape(variant: Variant, shape: tuple[int, ...]) -> None:
-    block, (query, key, value), mask = variant.build(), _sequences(), torch.ones(shape, dtype=torch.bool)
-    memory = block.project(key, value)
-    if isinstance(block, MultiHeadAttention) and mask.ndim == 4:  # a mask for each head
-        torch.testing.assert_close(block(query, memory, mask=mask), block(query, memory))
-        return
-    with pytest.raises(ValueError, match=r"mask has shape .* does not broadcast to \(B, T_q, T_k\) = \(2, 3, 5\)"):
-        block(query, key, value, mask)
-    if not isinstance(block, KernelAttention):  # a user's block need not check what it is given directly
-        with pytest.raises(ValueError, match=r"does not broadcast to \(B, T_q, T_k\) = \(2, 3, 5\)"):
-            block.attend(query, memory, mask)
+    block = variant.build()
+    if len(shape) == 4 and isinstance(block, MultiHeadAttention):
+        shape = (B, 3, T_Q, T_K)  # for one head it would fit, for three of four it does not
+    with pytest.raises(ValueError, match=r"mask has shape .* does not broadcast to \(B, .*T_q, T_k\) = \(2, .*3, 5\)"):
+        block(*_sequences(), torch.ones(shape, dtype=torch.bool))
 
 
 @every_variant
@@ -554,11 +549,9 @@ def test_names_the_missing_dimension_of_the_queries(variant: Variant) -> None:
 
 @every_variant
 def test_warns_of_masks_that_look_inverted(variant: Variant) -> None:
-    block = variant.build()
-    with pytest.warns(UserWarning, match=r"looks inverted.*pass ~mask"):
-        block(*_sequences(), ~padding_mask(torch.tensor([T_K, 2])))
-    with pytest.warns(UserWarning, match=r"looks inverted.*pass ~mask"):
-        block(*_sequences(queries=T_K), ~causal_mask(T_K))
+    for queries, mask in ((T_Q, ~padding_mask(torch.tensor([T_K, 2]))), (T_K, ~causal_mask(T_K))):
+        with pytest.warns(UserWarning, match=r"looks inverted.*pass ~mask"):
+            variant.build()(*_sequences(queries=queries), mask)
 
 
 @every_variant

@@ -241,10 +241,10 @@ def test_state_is_in_the_state_dict(recipe: Recipe) -> None:
 
 
 def _reset(module: nn.Module) -> None:
-    """As FSDP and others initialise what was created without data: each module its own parameters, children first."""
+    """Children first, so that a module that initialises torch's layers in its own way has the last word."""
     for child in module.children():
         _reset(child)
-    if list(module.parameters(recurse=False)):
+    if hasattr(module, "reset_parameters"):
         module.reset_parameters()  # type: ignore[operator]
 
 

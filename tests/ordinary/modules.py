@@ -82,6 +82,11 @@ def tensors(output: object) -> list[Tensor]:
     return list(walk(output))
 
 
+def requiring_gradients(inputs: tuple[Tensor | int, ...]) -> tuple[Tensor | int, ...]:
+    """Inputs whose floating-point tensors require gradients."""
+    return tuple(x.requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+
 def cast(inputs: tuple[Tensor | int, ...], dtype: torch.dtype) -> tuple[Tensor | int, ...]:
     """Inputs with the floating-point tensors in another dtype."""
     return tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
@@ -125,7 +130,7 @@ def _blocks() -> dict[str, Case]:
     cases = {
         kind.__name__: Case(recipe.build, partial(recipe.arguments, torch.float32)) for kind, recipe in RECIPES.items()
     }
-    own = {
+    own: dict[str, Callable[..., nn.Module]] = {
         "EaseIn": partial(EaseIn, block=partial(CBAM, reduction=4)),
         "BAM": partial(BAM, reduction=4),
         "GlobalContext": partial(GlobalContext, reduction=4),

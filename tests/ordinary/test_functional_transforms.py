@@ -53,7 +53,7 @@ def total(module: nn.Module, *inputs: Tensor) -> Tensor:
 def test_grad_equals_autograd(case: Case) -> None:
     module = case.module(dtype=torch.float64)
     inputs = floats(cast(case.inputs(), torch.float64))
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     if not parameters:
         pytest.skip("no parameters")
 
@@ -72,7 +72,7 @@ class _Bound(nn.Module):
         self.call = lambda *inputs: functional_call(module, parameters, inputs)
 
     def forward(self, *inputs: Tensor) -> object:
-        return self.call(*inputs)
+        return self.call(*inputs)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 @every_block
@@ -88,7 +88,7 @@ def test_vmap_over_the_batch_equals_the_batch(case: Case) -> None:
 def test_gradients_for_each_sample(case: Case) -> None:
     module = case.module(dtype=torch.float64)
     inputs = floats(cast(case.inputs(), torch.float64))
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     if not parameters:
         pytest.skip("no parameters")
 
@@ -127,7 +127,7 @@ def test_forward_mode_equals_reverse_mode(case: Case) -> None:
     tangents = tuple(torch.randn_like(x) for x in inputs)
     # Torch's fused attention has no forward mode.
     with fast_paths(False):
-        _, found = jvp(lambda *x: total(module, *x), inputs, tangents)
+        found = jvp(lambda *x: total(module, *x), inputs, tangents)[1]
         leaves = [x.clone().requires_grad_() for x in inputs]
         gradients = torch.autograd.grad(total(module, *leaves), leaves, allow_unused=True)
     wanted = sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True) if g is not None)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from attention_blocks import CBAM, EncoderLayer, insert_attention, inserted
+from attention_blocks import CBAM, EncoderLayer, FeedForward, insert_attention, inserted
 from lightning_modules import SmallResNet, VisionTransformer
 
 pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
@@ -49,7 +49,7 @@ def by_hand(activations: Tensor, logits: Tensor, size: int, *, tokens: int = 0) 
 def square_map(x: Tensor, tokens: int) -> Tensor:
     """(B, T, C) to (B, C, h, w), without the tokens before the map."""
     x = x[:, tokens:].transpose(1, 2)
-    return x.unflatten(2, (int(x.size(2) ** 0.5), -1))
+    return x.reshape(x.size(0), x.size(1), int(x.size(2) ** 0.5), -1)
 
 
 def scaled(cam: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def test_a_stage_that_has_attention_itself() -> None:
 
 
 def test_resnet18_with_inserted_blocks() -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     network, images = resnet18(num_classes=4), torch.randn(3, 3, 64, 64)
     insert_attention(network, CBAM, "layer*.*.bn2")
     network(images)  # for the running statistics
@@ -136,10 +136,11 @@ def test_encoder_layer_as_a_classifier() -> None:
 
     torch.manual_seed(3)
     model, images = Classifier().eval(), torch.randn(3, 3, 16, 16)
-    layer = model.layer
+    layer, feed_forward = model.layer, model.layer.feed_forward
+    assert isinstance(feed_forward, FeedForward)
     x = model.stem(images).flatten(2).transpose(1, 2)
     x = x + layer.attention(*[layer.attention_norm(x)] * 2).context
-    hidden = layer.feed_forward.up_proj(layer.feed_forward_norm(x))
-    x = x + layer.feed_forward.down_proj(F.gelu(hidden))
+    hidden = feed_forward.up_proj(layer.feed_forward_norm(x))
+    x = x + feed_forward.down_proj(F.gelu(hidden))
     wanted = by_hand(hidden, model.head(x.mean(1)), 16)
-    check(maps_of(model, layer.feed_forward.up_proj, images, reshape_transform=partial(square_map, tokens=0)), wanted)
+    check(maps_of(model, feed_forward.up_proj, images, reshape_transform=partial(square_map, tokens=0)), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.nn.modules.module import (
 )
 from torch.nn.utils.rnn import PackedSequence
 
-from tests.ordinary.modules import Case, every_block, every_case, in_both_modes, run, tensors
+from tests.ordinary.modules import Case, every_block, every_case, in_both_modes, requiring_gradients, run, tensors
 
 # Not called at each forward pass: it has a cell or a layer for each step or direction.
 _SEVERAL_TIMES = (nn.RNNCellBase,)
@@ -126,12 +127,16 @@ def _bent(output: Any) -> Any:  # noqa: ANN401
 def test_full_backward_hooks_fire(case: Case, training: bool) -> None:
     module, fired = case.module(training=training), set[str]()
     parts = {n: p for n, p in own_modules(module).items() if n and not isinstance(p, (nn.RNNBase, *_SEVERAL_TIMES))}
+
+    def note(event: str, *_: object) -> None:
+        fired.add(event)
+
     for name, part in parts.items():
-        part.register_full_backward_pre_hook(lambda _m, _g, name=name: fired.add(f"before {name}"))
-        part.register_full_backward_hook(lambda _m, _i, _o, name=name: fired.add(f"after {name}"))
-    outputs = [output for output in run(module, case.inputs()) if output.requires_grad]
+        part.register_full_backward_pre_hook(partial(note, f"before {name}"))
+        part.register_full_backward_hook(partial(note, f"after {name}"))
+    outputs = [output for output in run(module, requiring_gradients(case.inputs())) if output.requires_grad]
     if outputs:
-        sum(output.sum() for output in outputs).backward()
+        torch.autograd.backward(torch.stack([output.sum() for output in outputs]).sum())
     assert fired == {f"{when} {name}" for name in parts for when in ("before", "after")}
 
 
@@ -160,9 +165,9 @@ def test_global_hooks_see_every_module(case: Case) -> None:
     try:
         run(module, case.inputs())
         handles += [register_module_full_backward_hook(lambda m, _i, _o: backward.add(m))]
-        outputs = [output for output in run(module, case.inputs()) if output.requires_grad]
+        outputs = [output for output in run(module, requiring_gradients(case.inputs())) if output.requires_grad]
         if outputs:
-            sum(output.sum() for output in outputs).backward()
+            torch.autograd.backward(torch.stack([output.sum() for output in outputs]).sum())
     finally:
         for handle in handles:
             handle.remove()

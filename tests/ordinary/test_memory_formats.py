@@ -49,7 +49,7 @@ def test_checkpointed_activations_give_the_same_gradients(case: Case, training: 
     if use_reentrant:
         total = torch.stack([output.square().sum() for output in outputs]).sum()
         every = [*leaves, *(p for p in module.parameters() if p.requires_grad)]
-        total.backward()
+        torch.autograd.backward(total)
         found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in every]
     else:
         found = gradients(module, outputs, leaves)
@@ -63,7 +63,7 @@ def test_channels_last(case: Case, training: bool) -> None:
     if not any(isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point() for x in inputs):
         pytest.skip("no feature map")
     module = case.module(training=training)
-    other = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    other = copy.deepcopy(module).to(memory_format=torch.channels_last)
     last = tuple(
         x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.ndim == 4 else x for x in inputs
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def loss_of(outputs: list[Tensor]) -> Tensor:
 def test_every_linear_layer_gets_an_adapter_without_an_effect_at_first(case: Case) -> None:
     model, inputs = case.build().eval(), case.inputs()
     plain, names = run(model, inputs), list(linear_layers(model))
-    adapted = get_peft_model(model, lora(model))  # type: ignore[arg-type] # annotated for transformers' models only
+    adapted = get_peft_model(model, lora(model))
     found = [name for name, part in adapted.get_base_model().named_modules() if hasattr(part, "lora_A")]
     assert found == names
     torch.testing.assert_close(run(adapted, inputs), plain, rtol=0, atol=0)
@@ -117,9 +118,9 @@ def test_gradients_of_adapters(case: Case) -> None:
     """Of B, which is zero at first: s dW Aᵀ, with the gradient dW of the plain model's weight."""
     model, inputs = case.build().train(), case.inputs()
     plain = copy.deepcopy(model)
-    loss_of(run(plain, inputs)).backward()
-    adapted = get_peft_model(model, lora(model))  # type: ignore[arg-type]
-    loss_of(run(adapted, inputs)).backward()
+    torch.autograd.backward(loss_of(run(plain, inputs)))
+    adapted = get_peft_model(model, lora(model))
+    torch.autograd.backward(loss_of(run(adapted, inputs)))
     for name, layer in linear_layers(plain).items():
         part = adapted.get_base_model().get_submodule(name)
         assert isinstance(part.lora_A, nn.ModuleDict)
@@ -139,12 +140,12 @@ def test_a_step_moves_the_adapters_only(case: Case) -> None:
     model, inputs = case.build().train(), case.inputs()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     layers = len(linear_layers(model))
-    adapted = get_peft_model(model, lora(model, at_start=False))  # type: ignore[arg-type]
+    adapted = get_peft_model(model, lora(model, at_start=False))
     trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert len(trained) == 2 * layers
     at_start = {name: parameter.detach().clone() for name, parameter in trained.items()}
     optimizer = torch.optim.AdamW(adapted.parameters(), lr=0.01)
-    loss_of(run(adapted, inputs)).backward()
+    torch.autograd.backward(loss_of(run(adapted, inputs)))
     optimizer.step()
     without = [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
     assert not without
@@ -162,7 +163,7 @@ def test_a_step_moves_the_adapters_only(case: Case) -> None:
 def test_merged_adapters(case: Case) -> None:
     model, inputs = case.build().eval(), case.inputs()
     layers = {name: type(layer) for name, layer in linear_layers(model).items()}
-    adapted = get_peft_model(model, lora(model, at_start=False))  # type: ignore[arg-type]
+    adapted = get_peft_model(model, lora(model, at_start=False))
     wanted = run(adapted, inputs)
     merged = adapted.merge_and_unload()
     assert isinstance(merged, nn.Module)
@@ -174,7 +175,7 @@ def test_merged_adapters(case: Case) -> None:
 def test_disabled_adapters(case: Case) -> None:
     model, inputs = case.build().eval(), case.inputs()
     plain = run(model, inputs)
-    adapted = get_peft_model(model, lora(model, at_start=False))  # type: ignore[arg-type]
+    adapted = get_peft_model(model, lora(model, at_start=False))
     with adapted.disable_adapter():
         torch.testing.assert_close(run(adapted, inputs), plain, rtol=0, atol=0)
     assert not torch.allclose(run(adapted, inputs)[0], plain[0], rtol=1e-2)
@@ -184,15 +185,15 @@ def test_disabled_adapters(case: Case) -> None:
 def test_saved_adapters(case: Case, tmp_path: Path) -> None:
     model, inputs = case.build().eval(), case.inputs()
     plain = copy.deepcopy(model)
-    adapted = get_peft_model(model, lora(model, at_start=False))  # type: ignore[arg-type]
-    adapted.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(plain, tmp_path)  # type: ignore[arg-type]
+    adapted = get_peft_model(model, lora(model, at_start=False))
+    adapted.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path))
     torch.testing.assert_close(run(loaded, inputs), run(adapted, inputs), rtol=0, atol=0)
 
 
 # Whole systems, whose loss calls the decoder and the output layer by themselves.
 
-SYSTEMS: dict[str, partial[Seq2Seq]] = {
+SYSTEMS: dict[str, Callable[..., Seq2Seq]] = {
     "RNN": partial(RNNSeq2Seq, network=partial(RNNTranslator, sizes=RNNSizes(8, 16, dropout=0.1))),
     "Transformer": partial(
         TransformerSeq2Seq, network=partial(TransformerTranslator, dim=16, depth=2, tie_embeddings="none")
@@ -202,14 +203,14 @@ SYSTEMS: dict[str, partial[Seq2Seq]] = {
 
 @pytest.mark.parametrize("create", SYSTEMS.values(), ids=list(SYSTEMS))
 @pytest.mark.parametrize("wrapped", [False, True], ids=["injected", "wrapped"])
-def test_training_through_an_objective(create: partial[Seq2Seq], wrapped: bool) -> None:
+def test_training_through_an_objective(create: Callable[..., Seq2Seq], wrapped: bool) -> None:
     """Every adapter learns, that of the output layer too, and a step lowers the loss."""
     torch.manual_seed(0)
     system = create(DECIMAL, BINARY, objective=Likelihood(label_smoothing=0.1))
     batch, config = next(iter(numbers())), lora(system.network, at_start=False)
     assert "decoder.output" in linear_layers(system.network)
     if wrapped:
-        system.network = get_peft_model(system.network, config)  # type: ignore[arg-type, assignment]
+        system.network = get_peft_model(system.network, config)  # type: ignore[assignment]
     else:
         inject_adapter_in_model(config, system.network)
     trained = {name: parameter for name, parameter in system.named_parameters() if parameter.requires_grad}
@@ -217,7 +218,7 @@ def test_training_through_an_objective(create: partial[Seq2Seq], wrapped: bool) 
     optimizer = torch.optim.SGD(trained.values(), lr=0.05)
     torch.manual_seed(1)
     loss = system.objective.loss(system, batch)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert not [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
     assert any("decoder.output" in name for name in trained)
     optimizer.step()

@@ -56,7 +56,7 @@ def test_parametrized_weights_are_used_and_trained(case: Case, training: bool) -
     for seed in range(4):  # more passes, as in the next training steps
         outputs = run(module, inputs, seed)
         if originals:
-            torch.stack([output.square().sum() for output in outputs]).sum().backward()
+            torch.autograd.backward(torch.stack([output.square().sum() for output in outputs]).sum())
     assert all(value.grad is not None and value.grad.any() for value in originals)
 
 
@@ -112,7 +112,7 @@ def test_computed_weights_are_used_and_trained(case: Case, training: bool, tool:
     moved = set[str]()
     for seed in range(4):
         optimizer.zero_grad()
-        torch.stack([output.square().sum() for output in run(module, inputs, seed)]).sum().backward()
+        torch.autograd.backward(torch.stack([output.square().sum() for output in run(module, inputs, seed)]).sum())
         optimizer.step()
         moved |= {n for n, part, _ in chosen if any(p.grad is not None and p.grad.any() for p in part.parameters())}
     assert moved == {name for name, _, _ in chosen}

@@ -71,7 +71,7 @@ def test_own_parameters_can_be_reset(case: Case) -> None:
         with torch.no_grad():
             for parameter in own.values():
                 parameter.fill_(77)
-        part.reset_parameters()  # type: ignore[operator]
+        part.reset_parameters()
         assert all(parameter.ne(77).all() for parameter in own.values()), name
 
 

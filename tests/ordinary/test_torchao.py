@@ -100,7 +100,7 @@ def test_weight_only_equals_the_plain_model_with_rounded_weights(case: Case) -> 
         for name, layer in linear_layers(plain).items():
             quantized = model.get_submodule(name).weight
             assert isinstance(quantized, Tensor)
-            layer.weight = nn.Parameter(quantized.dequantize())  # type: ignore[no-untyped-call]
+            layer.weight = nn.Parameter(quantized.dequantize())
     torch.testing.assert_close(run(model, inputs), run(plain, inputs), rtol=1e-3, atol=1e-4)
 
 

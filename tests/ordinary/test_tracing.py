@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from attention_blocks import MultiHeadAttention, SelfAttention, causal_mask, padding_mask
 from tests.ordinary.modules import BLOCKS, NETWORKS, VARIANTS, Case, every_block, in_both_modes, run, tensors
 
+Mode = Literal["real", "fake", "symbolic"]
 # Recurrent networks read the number of steps off their input, as FX cannot.
 TRACED = {name: case for name, case in NETWORKS.items() if not name.startswith("RNN")}
 
@@ -59,7 +61,7 @@ def test_a_traced_graph_is_code_that_can_be_saved() -> None:
 
 @every_block
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-def test_make_fx(case: Case, mode: str) -> None:
+def test_make_fx(case: Case, mode: Mode) -> None:
     module, inputs = case.module(), case.inputs()
     if not any(isinstance(x, Tensor) for x in inputs):
         pytest.skip("no input tensor")
@@ -69,7 +71,7 @@ def test_make_fx(case: Case, mode: str) -> None:
         return tensors(torch.func.functional_call(module, parameters, inputs))
 
     with torch.no_grad():
-        graph = make_fx(call, tracing_mode=mode)(parameters, *inputs)  # type: ignore[arg-type]
+        graph = make_fx(call, tracing_mode=mode)(parameters, *inputs)
         torch.testing.assert_close(graph(parameters, *inputs), call(parameters, *inputs))  # type: ignore[arg-type]
 
 
@@ -97,14 +99,15 @@ class _Tensors(nn.Module):
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-def test_make_fx_with_a_causal_and_padding_mask(mode: str) -> None:
+def test_make_fx_with_a_causal_and_padding_mask(mode: Mode) -> None:
     block, x = MultiHeadAttention(16, num_heads=2), torch.randn(2, 5, 16)
-    parameters, lengths = dict(block.named_parameters()), torch.tensor([5, 3])
+    parameters: dict[str, Tensor] = dict(block.named_parameters())
+    lengths = torch.tensor([5, 3])
 
     def call(parameters: dict[str, Tensor], x: Tensor, lengths: Tensor) -> Tensor:
         mask = causal_mask(5) & padding_mask(lengths, 5)
         output = torch.func.functional_call(block, parameters, (x, x), {"mask": mask})
-        return output.context  # type: ignore[no-any-return]
+        return output.context
 
     with torch.no_grad():
         graph = make_fx(call, tracing_mode=mode)(parameters, x, lengths)

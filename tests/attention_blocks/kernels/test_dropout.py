@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -107,20 +109,21 @@ def test_per_sample_gradients_pass_through_kept_entries() -> None:
         found = dropout(row, 0.4)
         return found.sum(), found
 
-    gradients, found = torch.func.vmap(torch.func.grad(run, has_aux=True), randomness="different")(x)
+    of_rows = torch.func.vmap(torch.func.grad(run, has_aux=True), randomness="different")
+    gradients, found = of_rows(x)
     torch.testing.assert_close(gradients * x, found)
     assert not torch.equal(gradients[0], gradients[1])
 
 
 def test_tangents_are_dropped_as_the_values_are() -> None:
     x = torch.randn(50, 7, dtype=torch.float64) + 9
-    found, tangent = torch.func.jvp(lambda y: dropout(y, 0.4), (x,), (3 * x,))
+    found, tangent = torch.func.jvp(lambda y: dropout(y, 0.4), (x,), (3 * x,))  # type: ignore[misc]
     assert (found == 0).any()
     torch.testing.assert_close(tangent, 3 * found)
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-def test_a_traced_mask_is_drawn_at_each_call(mode: str) -> None:
+def test_a_traced_mask_is_drawn_at_each_call(mode: Literal["real", "fake", "symbolic"]) -> None:
     x = torch.ones(9, 111)
     traced = make_fx(lambda y: dropout(y, 0.5), tracing_mode=mode)(x)
     first, second = traced(x), traced(x)

@@ -20,7 +20,17 @@ from attention_blocks import (
     causal_mask,
     padding_mask,
 )
-from tests.attention_blocks.test_every_block import T_K, T_Q, B, D, KernelAttention, Variant, both_paths, every_variant
+from tests.attention_blocks.test_every_block import (
+    T_K,
+    T_Q,
+    B,
+    D,
+    KernelAttention,
+    Variant,
+    both_paths,
+    every_traced_variant,
+    every_variant,
+)
 from tests.user_blocks import NearbyAttention
 
 
@@ -187,11 +197,26 @@ def test_refuses_a_memory_that_does_not_fit(
 @pytest.mark.parametrize("size", [1, 2])
 def test_refuses_a_memory_of_other_features(variant: Variant, need_weights: bool, size: int) -> None:
     block, query = variant.build(), _query()
-    memory = _narrowed(_memory(block), -1, size, values=False)
-    if type(block) is not KernelAttention:
+    whole = _memory(block)
+    memory = _narrowed(whole, -1, size, values=False)
+    if type(block) is not KernelAttention and size < whole.key.size(-1):
         for door in (block, block.attend):
             with pytest.raises(ValueError, match=r"features|shape"):
                 door(query, memory, need_weights=need_weights)
+
+
+@every_variant
+@pytest.mark.parametrize(
+    "shape", [(T_K, T_Q), (B + 1, 1, T_K), (T_K + 1,), (B, 3, T_Q, T_K), (1, B, 4, T_Q, T_K)], ids=str
+)
+def test_attend_refuses_a_mask_that_does_not_fit(variant: Variant, shape: tuple[int, ...]) -> None:
+    block = variant.build()
+    doors = (block,) if type(block) is KernelAttention else (block, block.attend, block.attend_beams)
+    for door in doors:
+        with pytest.raises(ValueError, match=r"mask has shape .* does not broadcast to .*\(2, .*3, 5\)"):
+            door(_query(), _memory(block), mask=torch.ones(shape, dtype=torch.bool))
+        with pytest.raises(TypeError, match="mask must be boolean"):
+            door(_query(), _memory(block), mask=torch.ones(T_Q, T_K))
 
 
 @every_variant
@@ -308,23 +333,34 @@ def test_left_padding_beside_an_empty_row(variant: Variant, need_weights: bool) 
         torch.testing.assert_close(found.context[0], block(query[:1], key[:1, 2:]).context[0])
 
 
-@every_variant
-@both_paths
-def test_causal_and_padding_masks_under_vmap_and_make_fx(variant: Variant, need_weights: bool) -> None:
-    block, x = variant.build(), _query(batch=3, length=T_K)
-    mask = causal_mask(T_K) & padding_mask(torch.tensor([5, 3, 0]), T_K)
+def _causal_and_padding(need_weights: bool, block: Attention) -> tuple[Callable[..., Tensor], Tensor, Tensor]:
+    """Function of a sequence and a mask, and its arguments, with an empty row."""
 
     def run(x: Tensor, mask: Tensor) -> Tensor:
         context: Tensor = block(x, x, mask=mask, need_weights=need_weights).context
         return context
 
+    return run, _query(batch=3, length=T_K), causal_mask(T_K) & padding_mask(torch.tensor([5, 3, 0]), T_K)
+
+
+@every_variant
+@both_paths
+def test_causal_and_padding_masks_under_vmap_and_make_fx(variant: Variant, need_weights: bool) -> None:
+    run, x, mask = _causal_and_padding(need_weights, variant.build())
     wanted = run(x, mask)
     torch.testing.assert_close(torch.func.vmap(run)(x[:, None], mask[:, None])[:, 0], wanted)
     torch.testing.assert_close(torch.func.vmap(run, (0, None))(x[:, None], mask[:1])[:, 0], run(x, mask[:1]))
     with torch.no_grad():
-        for mode in ("real", "symbolic"):
-            traced = make_fx(run, tracing_mode=mode, _allow_non_fake_inputs=True)(x, mask)
-            torch.testing.assert_close(traced(x, mask), wanted)
+        torch.testing.assert_close(make_fx(run)(x, mask)(x, mask), wanted)
+
+
+@every_traced_variant
+@both_paths
+def test_make_fx_with_free_sizes(variant: Variant, need_weights: bool) -> None:
+    run, x, mask = _causal_and_padding(need_weights, variant.build())
+    with torch.no_grad():
+        traced = make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x, mask)
+        torch.testing.assert_close(traced(x, mask), run(x, mask))
 
 
 class Stepping(AdditiveAttention):

@@ -18,6 +18,7 @@ from attention_blocks import (
     padding_mask,
     window_mask,
 )
+from tests.marks import slow_except
 
 CONFIGURATIONS = {
     "plain": partial(MaskedSelfAttention, num_heads=4),
@@ -251,8 +252,9 @@ def test_kept_is_the_end_of_a_memory() -> None:
     assert _build("plain").kept(memory) is memory
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "window rotary", "everything"])
+@pytest.mark.parametrize(
+    "name", slow_except("everything", {name: name for name in ("plain", "window rotary", "everything")})
+)
 def test_a_cache_of_any_length_exports(name: str) -> None:
     class Step(nn.Module):
         def __init__(self) -> None:

@@ -158,6 +158,7 @@ def test_steps_equal_the_whole(self_attention: MakeAttention, norm_first: bool, 
             output, after = layer.step(x[:, done:end], state, mask[..., :end], memory_mask, need_weights=need_weights)
             torch.testing.assert_close(output.hidden, whole.hidden[:, done:end])
             if need_weights:
+                assert output.self_weights is not None
                 # A windowed map has the columns of the positions in the past and of the new ones.
                 first = end - output.self_weights.size(-1)
                 torch.testing.assert_close(output.self_weights, whole.self_weights[..., done:end, first:end])

@@ -46,10 +46,3 @@ def test_takes_images_of_any_size(size: tuple[int, int], stem_stride: int) -> No
 def test_refuses_sizes_that_are_not_positive(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SmallResNet(10, **arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("in_channels", [1, 3])
-def test_feature_maps_are_channels_last_in_memory(in_channels: int) -> None:
-    """Convolutions on CPUs are faster in this layout."""
-    found = SmallResNet(0, (16, 16), in_channels).features(torch.randn(2, in_channels, 16, 16))
-    assert found.is_contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lightning_modules.backbones.vit
 from attention_blocks import (
     ALiBi,
     Attention,
@@ -296,36 +295,6 @@ def test_it_exports_with_any_batch_size() -> None:
         torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_it_exports_with_any_batch_size_while_gradients_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightning_modules.backbones.vit, "CPU_TOKENS", 8)
-    model = network()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    with torch.no_grad():
-        exported = torch.export.export(model, (torch.randn(5, 1, 8, 8),), dynamic_shapes=({0: batch},)).module()
-        for count in (1, 7):
-            images = torch.randn(count, 1, 8, 8)
-            torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("pool", ["token", "mean"])
-def test_a_large_batch_is_evaluated_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
-    monkeypatch.setattr(lightning_modules.backbones.vit, "CPU_TOKENS", 8)  # two images of four patches
-    model = network(pool=pool)
-    sizes: list[int] = []
-    model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    images = torch.randn(5, 1, 8, 8)
-    whole = model(images)
-    for off in (torch.no_grad, torch.inference_mode):
-        with off():
-            torch.testing.assert_close(model(images), whole, atol=1e-5, rtol=1e-5)
-            assert model(images[:0]).shape == (0, 3)
-    assert sizes == [5, *[2, 2, 1, 0] * 2]
-    with torch.no_grad():
-        model.train()(images)
-    assert sizes[-1] == 5  # in training noise or a norm over the batch would depend on the parts
-
-
 def test_bf16_autocast_is_close() -> None:
     model = network(num_registers=1)
     images = torch.randn(4, 1, 8, 8)
@@ -342,8 +311,7 @@ def test_the_same_weights_in_float64_give_the_same_logits() -> None:
     torch.testing.assert_close(model.double()(images.double()).float(), model.float()(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_large_batch_in_evaluation_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_modules.backbones.vit.CPU_TOKENS", 9)
+def test_a_large_batch_in_evaluation_equals_its_images_one_by_one() -> None:
     network = VisionTransformer(3, 8, 1, patches=4, dim=8, depth=2).eval()
     images = torch.randn(5, 1, 8, 8)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from lightning_modules import (
     generate,
 )
 from lightning_modules.generation.decoder import DecodingState
-from lightning_modules.text.rnn_text_decoder import CELLS, Cell, RNNTextDecoder
+from lightning_modules.text.rnn_text_decoder import CELLS, RNNS, Cell, RNNTextDecoder
 from lightning_modules.text.text_decoder import Encoded
 
 V, B, T, T_K, H, D, F_ = 11, 3, 4, 5, 16, 8, 6  # the last: features of the summary
@@ -86,8 +86,10 @@ Weights = Mapping[str, Tensor]
 def cell_by_formula(kind: Cell, w: Weights, layer: int, x: Tensor, state: list[Tensor]) -> list[Tensor]:
     """One layer of one row, gate by gate: tanh, Cho et al. 2014, Hochreiter and Schmidhuber 1997."""
     h = state[0]
-    left = w[f"rnn.weight_ih_l{layer}"] @ x + w[f"rnn.bias_ih_l{layer}"]
-    right = w[f"rnn.weight_hh_l{layer}"] @ h + w[f"rnn.bias_hh_l{layer}"]
+    # Cells of one step, or torch's RNN over a sequence.
+    name = f"rnn.layers.{layer}.{{}}" if "rnn.layers.0.weight_ih" in w else f"rnn.{{}}_l{layer}"
+    left = w[name.format("weight_ih")] @ x + w[name.format("bias_ih")]
+    right = w[name.format("weight_hh")] @ h + w[name.format("bias_hh")]
     if kind == "rnn":
         return [torch.tanh(left + right)]
     if kind == "gru":
@@ -115,9 +117,9 @@ def first_by_formula(kind: Cell, depth: int, w: Weights, summary: Tensor) -> lis
 
 def look_by_formula(w: Weights, query: Tensor, keys: Tensor) -> Tensor:
     """The context of one query: v · tanh(W q + U k) if there is such a v, else q · W k."""
-    if "attention.score_proj.weight" in w:
+    if "attention.score_weight" in w:
         hidden = torch.tanh(w["attention.query_proj.weight"] @ query + keys @ w["attention.key_proj.weight"].T)
-        scores = hidden @ w["attention.score_proj.weight"][0]
+        scores = hidden @ w["attention.score_weight"]
     else:
         scores = (keys @ w["attention.key_proj.weight"].T) @ query
     weights = torch.exp(scores) / torch.exp(scores).sum()
@@ -379,12 +381,15 @@ def test_sizes_create_the_network_that_they_describe() -> None:
     for cell, depth in product(CELL_KINDS, (1, 2)):
         sizes = RNNSizes(D, H, cell, depth, dropout=0.25)
         rnn = sizes.rnn(3, 5, bidirectional=True)
-        assert type(rnn) is CELLS[cell]
+        assert type(rnn) is RNNS[cell]
         assert (rnn.input_size, rnn.hidden_size, rnn.num_layers, rnn.bidirectional) == (3, 5, depth, True)
         assert rnn.batch_first
         assert rnn.dropout == (0.25 if depth == 2 else 0.0)  # torch warns of dropout between no layers
         _, last = rnn(torch.zeros(1, 1, 3))
         assert sizes.components == (len(last) if isinstance(last, tuple) else 1)
+        cells = sizes.cells(3, 5)
+        assert [type(layer) for layer in cells.layers] == [CELLS[cell]] * depth
+        assert cells.dropout == 0.25
 
 
 @every_decoder
@@ -405,6 +410,6 @@ def test_the_context_has_the_size_of_the_attentions_values() -> None:
 
 
 def test_a_decoder_must_define_advance() -> None:
-    decoder = RNNTextDecoder(V, F_, RNNSizes(D, H), extra_dim=0, readout_dim=H, tie_embeddings=False)
+    decoder = RNNTextDecoder(V, F_, RNNSizes(D, H), extra_dim=0, readout_dim=H, tie_embeddings=False, stepwise=True)
     with pytest.raises(NotImplementedError, match=r"RNNTextDecoder.*advance\(x, state"):
         decoder.advance(torch.zeros(1, 1, D), DecodingState(None, None), need_weights=False)
