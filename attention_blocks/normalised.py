@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from attention_blocks.evaluation import evaluation_view
 
+def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+    """Output of a batch norm; in training with one value per channel, which has no variance, its output in evaluation.
 
-def normalised(module: nn.Module, x: Tensor) -> Tensor:
-    """Output of a batch norm, or of layers with batch norms.
-
-    In training with one value per channel, as of a batch of one pooled feature map, which has no variance, they are
-    evaluated: with their running statistics, which do not change.
+    So is a batch of one pooled feature map normalised by the running statistics, which do not change.
 
     Args:
-        module: the batch norm, or the layers.
+        norm: the batch norm.
         x: (B, C), or (B, C, H, W).
 
     Example:
         >>> import torch
-        >>> norm = nn.BatchNorm1d(3)
-        >>> torch.allclose(normalised(norm, torch.ones(1, 3)), torch.ones(1, 3), atol=1e-4)
-        True
+        >>> normalised(nn.BatchNorm1d(3, eps=0.0), torch.ones(1, 3)).detach()
+        tensor([[1., 1., 1.]])
     """
-    return (evaluation_view(module) if module.training and _has_one_value(x) else module)(x)
+    if norm.training and _has_one_value(x):
+        norm = copy.copy(norm)  # shares parameters and statistics, and has its own mode
+        norm.training = False
+    return norm(x)
 
 
 def _has_one_value(x: Tensor | Proxy) -> bool:
     # Symbolic tracing does not know sizes.
     return isinstance(x, Tensor) and x.numel() == x.size(1)
+
+
+class Normalised(nn.Sequential):
+    """Layers one after the other, the batch norms among them by :func:`normalised`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the layers."""
+        for layer in self:
+            x = normalised(layer, x) if isinstance(layer, nn.modules.batchnorm._BatchNorm) else layer(x)
+        return x

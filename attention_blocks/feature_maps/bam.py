@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_blocks.feature_maps.feature_map_attention import FeatureMapAttention, Layout, hidden
 from attention_blocks.feature_maps.pooling import mean_of
-from attention_blocks.normalised import normalised
+from attention_blocks.normalised import Normalised
 
 _DILATION = 4
 
@@ -94,12 +94,12 @@ class BAM(FeatureMapAttention):
         if form == "paper":
             channel_layers += [("last_norm", nn.BatchNorm1d(channels))]
             spatial_layers += [("last_norm", nn.BatchNorm2d(1))]
-        self.channel_branch = nn.Sequential(OrderedDict(channel_layers))
-        self.spatial_branch = nn.Sequential(OrderedDict(spatial_layers))
+        self.channel_branch = Normalised(OrderedDict(channel_layers))
+        self.spatial_branch = Normalised(OrderedDict(spatial_layers))
 
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W), between 1 and 2."""
         pooled = mean_of(x, (2, 3)).flatten(1)  # (B, C)
-        channels = normalised(self.channel_branch, pooled)[:, :, None, None]  # (B, C, 1, 1)
-        locations = normalised(self.spatial_branch, x)  # (B, 1, H, W)
+        channels = self.channel_branch(pooled)[:, :, None, None]  # (B, C, 1, 1)
+        locations = self.spatial_branch(x)  # (B, 1, H, W)
         return 1 + (channels * locations if self.form == "code" else channels + locations).sigmoid()

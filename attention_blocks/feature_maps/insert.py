@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from attention_blocks.evaluation import evaluation_view
 from attention_blocks.feature_maps.ease_in import EaseIn
 from attention_blocks.feature_maps.locations import Example, FeatureMaps, Location, find_feature_maps, matching
 from attention_blocks.feature_maps.with_attention import WithAttention, network_parts, original_parts
@@ -227,7 +226,7 @@ def _create(block: Block, location: str, maps: FeatureMaps, training: bool) -> I
         raise TypeError(f"block must create an nn.Module from a number of channels, got {created!r}")
     created.to(like)
     with torch.no_grad():
-        output = evaluation_view(created)(like.new_zeros(shape))
+        output = created.eval()(like.new_zeros(shape))
     if output.shape != shape:
         raise ValueError(
             f"block: {type(created).__name__} turns {tuple(shape)} into {tuple(output.shape)} after {location!r}; "

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.evaluation import evaluation_view, module_view
 from attention_blocks.feature_maps.with_attention import WithAttention, network_parts, original_parts
 
 Location = int | str | type[nn.Module]
@@ -96,19 +95,23 @@ def _record(model: nn.Module, inputs: Sequence[Tensor]) -> FeatureMaps:
     def record_attention(name: str, *call: object) -> None:
         maps.attended.add(name)
 
-    # A view of its own, also of a model in evaluation mode, so that no other call of the model is recorded.
-    view = module_view(evaluation_view(model))
     handles = []
-    for name, part in network_parts(view):
+    for name, part in network_parts(model):
         if isinstance(part, WithAttention):
             handles.append(part.attention.register_forward_hook(partial(record_attention, name)))
         elif name:
             handles.append(part.register_forward_hook(partial(record, name)))
+    # The attributes alone, since train() of some layers changes their weights. The model is about to change anyway, so
+    # that nobody else can be using it.
+    modes = {part: part.training for part in model.modules()}
     try:
+        for part in modes:
+            part.training = False
         with torch.no_grad():
-            view(*inputs)
+            model(*inputs)
     finally:
-        # Of the few modules that a view shares with the model, such as metrics.
+        for part, training in modes.items():
+            part.training = training
         for handle in handles:
             handle.remove()
     return maps

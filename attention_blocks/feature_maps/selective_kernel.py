@@ -14,7 +14,7 @@ from attention_blocks.feature_maps.feature_map_attention import (
     check_map,
 )
 from attention_blocks.feature_maps.pooling import mean_of
-from attention_blocks.normalised import normalised
+from attention_blocks.normalised import Normalised, normalised
 
 
 class SelectiveKernel(FeatureMapAttention):
@@ -151,13 +151,7 @@ class SelectiveKernel(FeatureMapAttention):
         return scores.unflatten(1, (len(paths), -1)).softmax(dim=1)[..., None, None].to(paths[0].dtype)
 
 
-class _Path(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        convolution, norm, activation = self
-        return activation(normalised(norm, convolution(x)))
-
-
-def _path(channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> _Path:
+def _path(channels: int, out_channels: int, kernel_size: int, stride: int, groups: int) -> Normalised:
     dilation = max(1, (kernel_size - 1) // 2)
     size = min(kernel_size, 3)
     convolution = nn.Conv2d(
@@ -170,4 +164,4 @@ def _path(channels: int, out_channels: int, kernel_size: int, stride: int, group
         groups=groups,
         bias=False,
     )
-    return _Path(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+    return Normalised(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from attention_blocks.evaluation import evaluation_view
 from lightning_modules.backbones.resnet import SmallResNet
 from lightning_modules.backbones.timm_network import timm_model
 from lightning_modules.backbones.vit import VisionTransformer
@@ -162,8 +161,10 @@ def feature_map_size(backbone: nn.Module, image_size: tuple[int, int], in_channe
     Raises:
         ValueError: the output is not a feature map.
     """
+    training = backbone.training
     with torch.no_grad():
-        found = evaluation_view(backbone)(torch.zeros(1, in_channels, *image_size))
+        found = backbone.eval()(torch.zeros(1, in_channels, *image_size))
+    backbone.train(training)
     if not isinstance(found, Tensor) or found.ndim != 4:
         raise ValueError(
             f"backbone must map images to (B, D, rows, columns), but {type(backbone).__name__} returns "

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from attention_blocks.evaluation import evaluation_view
 from datamodules.captions.caption_batch import CaptionBatch
 from datamodules.images.image_transform import ImageTransform, RawImage
 from datamodules.tokenizers.tokenizer import Tokenizer
@@ -22,6 +21,7 @@ from lightning_modules.metrics.cider import CIDErD, DocumentFrequencies, cider_d
 from lightning_modules.metrics.diversity import DistinctNGrams, VocabularyUse
 from lightning_modules.metrics.meteor import METEOR
 from lightning_modules.plots.figures import NoAttentionError, words_over_image
+from lightning_modules.system.evaluation import evaluation_view
 from lightning_modules.text.text_decoder import Encoded
 from lightning_modules.text.text_generator import TextGenerator
 

@@ -14,10 +14,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from attention_blocks.evaluation import evaluation_view
 from datamodules.captions.caption_batch import CaptionDataset
 from lightning_modules.callbacks.freeze_backbone import FreezeBackbone
 from lightning_modules.captioning.captioner import Captioner
+from lightning_modules.system.evaluation import evaluation_view
 
 
 @runtime_checkable

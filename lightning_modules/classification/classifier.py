@@ -13,9 +13,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from attention_blocks.evaluation import evaluation_view
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.plots.figures import log_figure
+from lightning_modules.system.evaluation import evaluation_view
 from lightning_modules.system.system import System
 
 NetworkFactory = Callable[[int, tuple[int, int], int], nn.Module]

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attention_blocks import EaseIn, FeatureMapAttention, inserted
-from attention_blocks.evaluation import evaluation_view, module_view
 from attention_blocks.feature_maps.with_attention import original_parts
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.backbones.attended import Locations, NetworkFactory, WithoutAttention, attended
 from lightning_modules.backbones.resnet import SmallResNet
 from lightning_modules.classification.classifier import Classifier
 from lightning_modules.plots.figures import NoAttentionError, gates
+from lightning_modules.system.evaluation import evaluation_view, module_view
 
 
 class ConvClassifier(Classifier):

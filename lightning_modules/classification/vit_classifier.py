@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from attention_blocks.evaluation import evaluation_view
 from datamodules.images.image_transform import ImageTransform, RawImage
 from lightning_modules.backbones.vit import VisionTransformer
 from lightning_modules.classification.classifier import Classifier
 from lightning_modules.plots.figures import overlay
 from lightning_modules.plots.rollout import attention_rollout
+from lightning_modules.system.evaluation import evaluation_view
 
 
 class AttentionMaps(NamedTuple):

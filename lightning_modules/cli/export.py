@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from attention_blocks import DecoderLayer, EncoderLayer, FeedForward, MultiHeadAttention
-from attention_blocks.evaluation import evaluation_view
+from lightning_modules.system.evaluation import evaluation_view
 from lightning_modules.system.system import System
 from lightning_modules.translation.seq2seq import Seq2Seq
 from lightning_modules.translation.transformer_seq2seq import TransformerSeq2Seq

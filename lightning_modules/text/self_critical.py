@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attention_blocks.evaluation import evaluation_view
 from lightning_modules.generation.beam_search import BeamSearch
 from lightning_modules.generation.engine import never_generated
 from lightning_modules.generation.sampling import Sampling
+from lightning_modules.system.evaluation import evaluation_view
 from lightning_modules.text.text_generator import Objective, TextGenerator
 
 Baseline = Literal["others", "greedy"]

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from sacrebleu import sentence_chrf
 from torch import Tensor
 
-from attention_blocks.evaluation import evaluation_view
 from datamodules.text.text_batch import TextBatch
 from datamodules.tokenizers.tokenizer import Tokenizer
 from lightning_modules.generation.decoding_strategy import DecodingStrategy
 from lightning_modules.plots.figures import NoAttentionError, alignment
+from lightning_modules.system.evaluation import evaluation_view
 from lightning_modules.text.text_decoder import Encoded
 from lightning_modules.text.text_generator import TextGenerator
 from lightning_modules.translation.seq2seq_network import Seq2SeqNetwork

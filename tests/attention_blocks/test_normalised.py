@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_blocks import BAM, SelectiveKernel, SequenceBatchNorm, SpatialAttention
-from attention_blocks.normalised import normalised
+from attention_blocks.normalised import Normalised, normalised
 
 # How to build a block with batch norms, and the shapes of an input that leaves them one value per channel.
 SINGLE: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
@@ -104,10 +104,16 @@ def test_two_values_are_ordinary_training(shape: tuple[int, ...], spread: tuple[
     torch.testing.assert_close(found.detach(), (x - mean) / (variance + 1e-5).sqrt() * weight + bias)
 
 
-def test_layers_with_batch_norms_are_evaluated_as_a_whole() -> None:
-    layers = drawn(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5)))
+def test_only_the_batch_norms_among_layers_are_evaluated() -> None:
+    layers = drawn(Normalised(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5)))
     before, x = buffers(layers), torch.randn(1, 3, dtype=torch.float64)
-    assert torch.equal(normalised(layers, x), copy.deepcopy(layers).eval()(x))
+    evaluated = copy.deepcopy(layers).eval()
+    assert isinstance(evaluated[3], nn.Dropout)
+    evaluated[3].train()
+    torch.manual_seed(0)
+    found = layers(x)
+    torch.manual_seed(0)
+    assert torch.equal(found, evaluated(x))
     torch.testing.assert_close(buffers(layers), before, rtol=0, atol=0)
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from attention_blocks import CBAM, EncoderLayer, insert_attention
-from attention_blocks.evaluation import evaluation_view
 from lightning_modules import TransformerTranslator
+from lightning_modules.system.evaluation import evaluation_view
 from tests.ordinary.modules import CASES, Case, run
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")

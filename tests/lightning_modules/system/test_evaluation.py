@@ -17,7 +17,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from attention_blocks.evaluation import evaluation_view, module_view
+from lightning_modules.system.evaluation import evaluation_view, module_view
 
 
 class Network(nn.Module):
