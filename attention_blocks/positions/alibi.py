@@ -64,7 +64,7 @@ class ALiBi(nn.Module):
         super().__init__()
         if num_heads < 1:
             raise ValueError(f"num_heads must be 1 or more, got {num_heads}")
-        self.num_heads = num_heads
+        self.slopes = alibi_slopes(num_heads)
 
     def forward(
         self, query_length: int, key_length: int, *, offset: int = 0, device: torch.device | str | None = None
@@ -80,15 +80,14 @@ class ALiBi(nn.Module):
         Returns:
             (N, T_q, T_k), in float32.
         """
-        return _bias(self.num_heads, query_length, key_length, offset, device)
+        return _bias(self.slopes, query_length, key_length, offset, device)
 
     def extra_repr(self) -> str:
         """Shows the number of heads in the printed module."""
-        return f"num_heads={self.num_heads}"
+        return f"num_heads={len(self.slopes)}"
 
 
 @leaf
-def _bias(num_heads: int, queries: int, keys: int, offset: int, device: torch.device | str | None) -> Tensor:
-    slopes = torch.tensor(alibi_slopes(num_heads), device=device)  # (N,)
+def _bias(slopes: list[float], queries: int, keys: int, offset: int, device: torch.device | str | None) -> Tensor:
     ahead = torch.arange(keys, device=device) - (torch.arange(queries, device=device) + offset)[:, None]  # (T_q, T_k)
-    return -slopes[:, None, None] * ahead.abs()  # (N, T_q, T_k)
+    return -torch.tensor(slopes, device=device)[:, None, None] * ahead.abs()  # (N, T_q, T_k)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from attention_blocks.kernels import leaf
 from attention_blocks.sequence.masks import check_mask, check_polarity
@@ -229,16 +228,16 @@ class Attention(nn.Module):
             ValueError: a shape does not fit.
         """
         num_heads = getattr(self, "num_heads", None)
-        if isinstance(key, Tensor | Proxy):
-            check_project(key, value, self.key_dim)
-            memory = self.project(key, value)
-            check_attend(query, memory, mask, self.query_dim, num_heads=num_heads)
-            check_polarity(mask, query)
-        else:
+        if isinstance(key, (Memory, Past)):
             if value is not None:
                 raise TypeError("value must be omitted with a Memory as key, which holds the values")
             memory = key
             check_attend(query, memory, mask, self.query_dim, num_heads=num_heads)
+        else:
+            check_project(key, value, self.key_dim)
+            memory = self.project(key, value)
+            check_attend(query, memory, mask, self.query_dim, num_heads=num_heads)
+            check_polarity(mask, query)
         return self.attend(query, memory, mask, need_weights=need_weights, offset=offset)
 
 

@@ -162,7 +162,7 @@ class MaskedSelfAttention(SelfAttention):
         offset = 0 if past is None else past.position
         memory = self.project(query, offset=offset)
         if past is not None:
-            memory = past.memory.append(memory)
+            memory = Memory(past.key, past.value).append(memory)
         end = offset + query.size(1)
         output = self(query, Past(*memory, end), mask=mask, need_weights=need_weights, offset=offset)
         return output, Past(*self.kept(memory), end)

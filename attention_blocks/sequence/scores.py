@@ -161,8 +161,10 @@ def dot_product_attention(
 
 
 def _check_broadcast(name: str, tensor: Tensor, shape: torch.Size) -> None:
-    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    if tensor.ndim > len(shape) or any(size not in (1, full) for size, full in sizes):
+    fits = tensor.ndim <= len(shape) and all(
+        size in (1, full) for size, full in zip(tensor.shape, shape[len(shape) - tensor.ndim :], strict=True)
+    )
+    if not fits:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to {tuple(shape)}")
 
 

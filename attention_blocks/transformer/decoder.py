@@ -237,7 +237,7 @@ class DecoderLayer(nn.Module):
 
         def self_attend(query: Tensor) -> tuple[AttentionOutput, Memory]:
             own = self.self_attention.project(query, offset=offset)
-            grown = own if past is None else past.memory.append(own)
+            grown = own if past is None else Memory(past.key, past.value).append(own)
             held = self._held(grown, offset + x.size(1))
             return self.self_attention(query, held, mask=causal, need_weights=need_weights, offset=offset), grown
 

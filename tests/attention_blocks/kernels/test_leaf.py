@@ -67,7 +67,10 @@ def test_finds_a_proxy_in_keywords_and_tuples() -> None:
 
 def test_a_traced_network_is_copied_pickled_and_traced_again() -> None:
     network, x = traced(Network()), torch.randn(4, 3)
-    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), traced(network)):  # noqa: S301
+    others = [copy.deepcopy(network), traced(network)]
+    if hasattr(torch, "get_autocast_dtype"):  # before torch 2.4, FX cannot pickle graphs with annotations as text
+        others.append(pickle.loads(pickle.dumps(network)))  # noqa: S301
+    for other in others:
         torch.testing.assert_close(other(x), Network()(x))
 
 
