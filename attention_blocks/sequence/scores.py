@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -160,7 +162,7 @@ def dot_product_attention(
     return AttentionOutput(context if empty is None else context.masked_fill(empty, 0.0), None)
 
 
-def _check_broadcast(name: str, tensor: Tensor, shape: torch.Size) -> None:
+def _check_broadcast(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
     fits = tensor.ndim <= len(shape) and all(
         size in (1, full) for size, full in zip(tensor.shape, shape[len(shape) - tensor.ndim :], strict=True)
     )
@@ -179,7 +181,7 @@ def _check_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         )
     if key.size(1) != query.size(1) and (key.size(1) == 0 or query.size(1) % key.size(1)):
         raise ValueError(f"the {key.size(1)} heads of the keys must divide the {query.size(1)} heads of the queries")
-    shape = torch.Size((*query.shape[:3], key.size(2)))
+    shape = (*query.shape[:3], key.size(2))
     for name, tensor in (("mask", mask), ("score_bias", score_bias)):
         if tensor is not None:
             _check_broadcast(name, tensor, shape)

@@ -186,6 +186,8 @@ def test_compiles_without_a_graph_break(recipe: Recipe) -> None:
 @every_traced_module
 def test_exports_with_dynamic_sizes(recipe: Recipe) -> None:
     module = recipe.module()
+    if not any(isinstance(x, Tensor) for x in recipe.arguments()) and not hasattr(torch, "get_autocast_dtype"):
+        pytest.skip("before torch 2.4, programs without input tensors that hold constants cannot be exported")
     program = export(module, recipe.arguments(), dynamic_shapes=recipe.open_sizes()).module()
     # A length that is an argument is a constant of the program.
     lengths = {words[1:] for words in recipe.inputs if words.startswith("#")}
