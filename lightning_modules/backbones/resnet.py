@@ -26,6 +26,7 @@ class ResidualBlock(nn.Module):
         He et al. 2016, "Deep Residual Learning for Image Recognition".
 
     Example:
+        >>> import torch
         >>> ResidualBlock(8, 16, stride=2)(torch.randn(2, 8, 7, 7)).shape
         torch.Size([2, 16, 4, 4])
     """
@@ -75,6 +76,7 @@ class SmallResNet(nn.Module):
         He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
 
     Example:
+        >>> import torch
         >>> SmallResNet(10, (28, 28), 1)(torch.randn(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
