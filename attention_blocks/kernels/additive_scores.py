@@ -128,8 +128,7 @@ class _AdditiveScores(Function):
             grad_part = grad_scores[rows, columns].to(buffer.dtype)  # (b, t_q, T_k)
             grad_weight += grad_part.flatten() @ hidden.flatten(0, 2)
             # In place: the gradient of each score times the slope of tanh.
-            above = grad_part.unsqueeze(-1).expand_as(hidden)
-            torch.ops.aten.tanh_backward.grad_input(above, hidden, grad_input=hidden)
+            hidden.square_().sub_(1.0).mul_(-grad_part.unsqueeze(-1))
             torch.sum(hidden, dim=2, dtype=wide, out=grad_query[rows, columns])
             single = hidden.size(1) == 1 and hidden.dtype == wide
             summed = hidden.squeeze(1) if single else hidden.sum(dim=1, dtype=wide)  # (b, T_k, hidden_dim)

@@ -286,6 +286,19 @@ def test_it_compiles_whole(pool: str) -> None:
     torch.testing.assert_close(compiled(images), model(images))
 
 
+@pytest.mark.slow
+def test_it_exports_with_any_image_size() -> None:
+    """Also the size that it was trained at, at which the learned positions need no resampling."""
+    model = network()
+    height, width = (torch.export.Dim(name, min=2, max=16) for name in ("rows", "columns"))
+    for start in ((8, 8), (8, 16)):
+        images = torch.randn(2, 1, *start)
+        exported = torch.export.export(model, (images,), dynamic_shapes=({2: 4 * height, 3: 4 * width},)).module()
+        for size in ((8, 8), (16, 12), (8, 16)):
+            images = torch.randn(2, 1, *size)
+            torch.testing.assert_close(exported(images), model(images), atol=1e-5, rtol=1e-5)
+
+
 def test_it_exports_with_any_batch_size() -> None:
     model = network(num_registers=1)
     batch = torch.export.Dim("batch", min=1, max=64)
