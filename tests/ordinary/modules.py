@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 import attention_blocks
 from attention_blocks import (
@@ -102,6 +103,13 @@ def with_attention(block: Callable[[int], nn.Module]) -> nn.Module:
     """A small ResNet with inserted blocks."""
     network = SmallResNet(4, (16, 16), 3, widths=(8, 16), depth=1)
     insert_attention(network, block, network.attention_locations)
+    return network
+
+
+def resnet18_with_cbam() -> nn.Module:
+    """Somebody else's network with inserted blocks."""
+    network = resnet18(num_classes=4)
+    insert_attention(network, CBAM, "layer*.*.bn2")
     return network
 
 
@@ -227,6 +235,26 @@ NETWORKS = {
     ),
 }
 CASES = {**BLOCKS, **VARIANTS, **NETWORKS}
+
+# What other people's tools are tried on: layers, networks, and inserted blocks.
+MODELS = {
+    "EncoderLayer": Case(partial(EncoderLayer, 16, layer_scale=0.5), lambda: (torch.randn(3, 5, 16),)),
+    **{
+        name: CASES[name]
+        for name in (
+            "TransformerEncoder",
+            "TransformerTranslator",
+            "RNNTranslator, Bahdanau",
+            "VisionTransformer",
+            "SmallResNet with CBAM",
+        )
+    },
+    "resnet18 with CBAM": Case(resnet18_with_cbam, lambda: (torch.randn(2, 3, 32, 32),)),
+}
+UNTIED_TRANSLATOR = Case(
+    partial(TransformerTranslator, 12, 12, dim=16, depth=2, tie_embeddings="none"),
+    CASES["TransformerTranslator"].inputs,
+)
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 every_block = pytest.mark.parametrize("case", [*BLOCKS.values(), *VARIANTS.values()], ids=[*BLOCKS, *VARIANTS])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from attention_blocks import CBAM, EncoderLayer, insert_attention
-from lightning_modules import TransformerTranslator
+from attention_blocks import CBAM, insert_attention
 from lightning_modules.system.evaluation import evaluation_view
-from tests.ordinary.modules import CASES, Case, run
+from tests.ordinary import modules
+from tests.ordinary.modules import UNTIED_TRANSLATOR, Case, run
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 from accelerate import (
@@ -38,30 +37,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def resnet18_with_cbam() -> nn.Module:
-    network = resnet18(num_classes=4)
-    insert_attention(network, CBAM, "layer*.*.bn2")
-    return network
-
-
-MODELS = {
-    "EncoderLayer": Case(partial(EncoderLayer, 16, layer_scale=0.5), lambda: (torch.randn(3, 5, 16),)),
-    **{
-        name: CASES[name]
-        for name in (
-            "TransformerEncoder",
-            "TransformerTranslator",
-            "RNNTranslator, Bahdanau",
-            "VisionTransformer",
-            "SmallResNet with CBAM",
-        )
-    },
-    "TransformerTranslator, untied": Case(
-        partial(TransformerTranslator, 12, 12, dim=16, depth=2, tie_embeddings="none"),
-        CASES["TransformerTranslator"].inputs,
-    ),
-    "resnet18 with CBAM": Case(resnet18_with_cbam, lambda: (torch.randn(2, 3, 32, 32),)),
-}
+MODELS = {**modules.MODELS, "TransformerTranslator, untied": UNTIED_TRANSLATOR}
 every_model = pytest.mark.parametrize("case", MODELS.values(), ids=list(MODELS))
 
 

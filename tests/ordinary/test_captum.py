@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from attention_blocks import CBAM, EncoderLayer, TransformerEncoder, insert_attention
 from lightning_modules import RNNSizes, RNNTranslator, SmallResNet, VisionTransformer
+from tests.ordinary.modules import resnet18_with_cbam
 
 pytest.importorskip("captum", reason="captum is not installed")
 from captum.attr import (
@@ -45,10 +45,9 @@ def small_resnet(*where: str) -> SmallResNet:
     return network.eval()
 
 
-def resnet18_with_cbam() -> nn.Module:
+def trained_resnet18() -> nn.Module:
     torch.manual_seed(0)
-    network = resnet18(num_classes=4)
-    insert_attention(network, CBAM, "layer*.*.bn2")
+    network = resnet18_with_cbam()
     network(torch.randn(4, 3, 32, 32))  # for the running statistics
     return network.eval()
 
@@ -81,7 +80,7 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ),
     ),
     "SmallResNet, attention after stages": (partial(small_resnet, "stages.*"), ("stages.1", "stages.1.host")),
-    "resnet18 with CBAM": (resnet18_with_cbam, ("layer1.0.bn2", "layer2.1.bn2.attention", "layer3", "layer4")),
+    "resnet18 with CBAM": (trained_resnet18, ("layer1.0.bn2", "layer2.1.bn2.attention", "layer3", "layer4")),
 }
 # Layers through which the whole output goes.
 WHOLE = (

@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 
 from attention_blocks import CBAM, DecoderLayer, EncoderLayer, insert_attention, inserted, remove_attention
 from attention_blocks.feature_maps.with_attention import WithAttention
-from tests.ordinary.modules import CASES, Case, run
+from tests.ordinary.modules import MODELS, Case, run
 
 pytestmark = [
     pytest.mark.skipif(
@@ -33,26 +33,6 @@ pytestmark = [
 CPU = torch.device("cpu")
 
 
-def resnet18_with_cbam() -> nn.Module:
-    network = resnet18(num_classes=4)
-    insert_attention(network, CBAM, "layer*.*.bn2")
-    return network
-
-
-MODELS = {
-    "EncoderLayer": Case(partial(EncoderLayer, 16, layer_scale=0.5), lambda: (torch.randn(3, 5, 16),)),
-    **{
-        name: CASES[name]
-        for name in (
-            "TransformerEncoder",
-            "TransformerTranslator",
-            "RNNTranslator, Bahdanau",
-            "VisionTransformer",
-            "SmallResNet with CBAM",
-        )
-    },
-    "resnet18 with CBAM": Case(resnet18_with_cbam, lambda: (torch.randn(2, 3, 32, 32),)),
-}
 LAYERS = {EncoderLayer, DecoderLayer, WithAttention}
 every_model = pytest.mark.parametrize("case", MODELS.values(), ids=list(MODELS))
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
-from attention_blocks import CBAM, EncoderLayer, insert_attention
 from lightning_modules import (
     Likelihood,
     RNNSeq2Seq,
@@ -23,35 +21,14 @@ from lightning_modules import (
     TransformerTranslator,
 )
 from tests.lightning_modules.test_every_system import BINARY, DECIMAL, numbers
-from tests.ordinary.modules import CASES, Case, run
+from tests.ordinary import modules
+from tests.ordinary.modules import UNTIED_TRANSLATOR, Case, run
 
 pytest.importorskip("peft", reason="peft is not installed; its newest release needs a newer torch than the oldest here")
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 
-
-def resnet18_with_cbam() -> nn.Module:
-    network = resnet18(num_classes=4)
-    insert_attention(network, CBAM, "layer*.*.bn2")
-    return network
-
-
-MODELS = {
-    "EncoderLayer": Case(partial(EncoderLayer, 16, layer_scale=0.5), lambda: (torch.randn(3, 5, 16),)),
-    **{
-        name: CASES[name]
-        for name in (
-            "TransformerEncoder",
-            "RNNTranslator, Bahdanau",
-            "VisionTransformer",
-            "SmallResNet with CBAM",
-        )
-    },
-    "TransformerTranslator": Case(
-        partial(TransformerTranslator, 12, 12, dim=16, depth=2, tie_embeddings="none"),
-        CASES["TransformerTranslator"].inputs,
-    ),
-    "resnet18 with CBAM": Case(resnet18_with_cbam, lambda: (torch.randn(2, 3, 32, 32),)),
-}
+# A tied output layer cannot be adapted alone.
+MODELS = {**modules.MODELS, "TransformerTranslator": UNTIED_TRANSLATOR}
 every_model = pytest.mark.parametrize("case", MODELS.values(), ids=list(MODELS))
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
-from attention_blocks import CBAM, EncoderLayer, insert_attention
-from tests.ordinary.modules import CASES, Case, run
+from tests.ordinary.modules import MODELS, Case, run
 
 pytest.importorskip("torchao", reason="torchao is not installed; its newest release needs a newer torch")
 from torchao.quantization import (
@@ -32,26 +29,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def resnet18_with_cbam() -> nn.Module:
-    network = resnet18(num_classes=4)
-    insert_attention(network, CBAM, "layer*.*.bn2")
-    return network
-
-
-MODELS = {
-    "EncoderLayer": Case(partial(EncoderLayer, 16, layer_scale=0.5), lambda: (torch.randn(3, 5, 16),)),
-    **{
-        name: CASES[name]
-        for name in (
-            "TransformerEncoder",
-            "TransformerTranslator",
-            "RNNTranslator, Bahdanau",
-            "VisionTransformer",
-            "SmallResNet with CBAM",
-        )
-    },
-    "resnet18 with CBAM": Case(resnet18_with_cbam, lambda: (torch.randn(2, 3, 32, 32),)),
-}
 every_model = pytest.mark.parametrize("case", MODELS.values(), ids=list(MODELS))
 every_config = pytest.mark.parametrize("create", [Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig])
 
