@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -131,6 +132,18 @@ def check_boolean(mask: Tensor) -> None:
         )
 
 
+def broadcasts(tensor: Tensor, shape: Sequence[int]) -> bool:
+    """Whether a tensor broadcasts to a shape, without changing that shape.
+
+    Args:
+        tensor: any tensor.
+        shape: the shape.
+    """
+    return tensor.ndim <= len(shape) and all(
+        size in (1, full) for size, full in zip(tensor.shape, shape[len(shape) - tensor.ndim :], strict=True)
+    )
+
+
 @leaf
 def check_mask(
     mask: Tensor | None, batch: int, query_length: int, key_length: int, num_heads: int | None = None
@@ -158,10 +171,7 @@ def check_mask(
     wanted: tuple[int, ...] = (batch, query_length, key_length)
     if mask.ndim == 4 and num_heads is not None:
         wanted = (batch, num_heads, query_length, key_length)
-    fits = mask.ndim <= len(wanted) and all(
-        size in (1, full) for size, full in zip(mask.shape, wanted[len(wanted) - mask.ndim :], strict=True)
-    )
-    if not fits:
+    if not broadcasts(mask, wanted):
         hint = ""
         if mask.ndim == 2 and tuple(mask.shape) == (batch, key_length):
             hint = "; a (B, T_k) mask lacks the dimension of the queries: pass mask[:, None, :]"

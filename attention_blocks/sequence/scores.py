@@ -11,7 +11,7 @@ from torch import Tensor
 from attention_blocks.kernels import autocast_dtype, is_traced, leaf, uses_fast_paths
 from attention_blocks.kernels import dropout as dropped_out
 from attention_blocks.sequence.attention import AttentionOutput, Memory
-from attention_blocks.sequence.masks import causal_mask, check_boolean
+from attention_blocks.sequence.masks import broadcasts, causal_mask, check_boolean
 
 # Whether the fused kernel is correct on CPUs in half precision and when traced: since torch 2.5, which sums products of
 # half precision in float32, and in which this switch is new.
@@ -163,10 +163,7 @@ def dot_product_attention(
 
 
 def _check_broadcast(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    fits = tensor.ndim <= len(shape) and all(
-        size in (1, full) for size, full in zip(tensor.shape, shape[len(shape) - tensor.ndim :], strict=True)
-    )
-    if not fits:
+    if not broadcasts(tensor, shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to {tuple(shape)}")
 
 

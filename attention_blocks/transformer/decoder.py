@@ -169,8 +169,7 @@ class DecoderLayer(nn.Module):
 
         Raises:
             TypeError: a mask is not boolean.
-            ValueError: a shape does not fit, x and memory differ in batch size, or a mask looks as if True meant
-                "ignore".
+            ValueError: a shape does not fit, or x and memory differ in batch size.
         """
         check_features("x", x, self.dim)
         check_features("memory", memory, self.cross_attention.key_dim)
